@@ -342,7 +342,7 @@ impl Desk {
 }
 
 /// So many ms before then.
-fn before(then: Mono, ms: u64) -> Mono {
+pub(super) fn before(then: Mono, ms: u64) -> Mono {
     Mono::from_micros(then.micros().saturating_sub(ms * 1_000))
 }
 

@@ -41,6 +41,8 @@ pub trait Core {
     fn poll_command(&mut self) -> Option<Command>;
     /// When something is due next.
     fn poll_timeout(&self) -> Mono;
+    /// Nothing more comes in: whether it may end, or waits for a moment still.
+    fn may_end(&mut self, now: Now) -> bool;
     /// Why it can not go on, in words for an operator.
     fn fault(&self) -> Option<String>;
 }
@@ -93,6 +95,11 @@ impl<M> Inbox<M> {
         if self.push(mail).is_err() {
             self.kept.lock().has_lost = true;
         }
+    }
+
+    /// Has the bridge turn once: something beside has news for the core.
+    pub fn nudge(&self) {
+        self.wake.notify_one();
     }
 
     /// Whether anything has been lost since the last call.
@@ -148,8 +155,10 @@ pub async fn drive<C: Core>(
 ) -> io::Result<C> {
     loop {
         let now = clock.now();
-        let Some(mail) = inbox.take() else {
-            return Ok(core);
+        let mail = match inbox.take() {
+            Some(mail) => mail,
+            None if core.may_end(now) => return Ok(core),
+            None => Vec::new(),
         };
         if inbox.take_lost() {
             core.handle_lost(now);

@@ -16,6 +16,7 @@
 
 pub mod databases;
 pub mod desk;
+pub mod hooks;
 pub mod neighbours;
 pub mod shards;
 

@@ -11,6 +11,7 @@ use super::Observer;
 use super::databases::{Databases, News};
 use super::desk::{Desk, Listing};
 use super::driver::Core;
+use super::hooks::Hooks;
 use super::neighbours::Neighbours;
 use super::story::Story;
 use crate::engine::{Asker, Came, Mail, Outbound, Part, Passed, Taken, Wanted, own_in_fleet};
@@ -48,6 +49,7 @@ pub struct Shards {
     link: Arc<OnceLock<Observer>>,
     feed: Feed,
     neighbours: Neighbours,
+    hooks: Hooks,
     /// The next slot that is to be looked at because mail was lost.
     look_again: Option<u32>,
     /// It has stood in its fleet: from then on it never ends for what the fleet says.
@@ -94,7 +96,7 @@ impl Shards {
     /// `birth` names this life of the node; `link` is what metrics see of the connections.
     pub fn new(
         member: Member<Databases>,
-        (desk, neighbours): (Desk, Neighbours),
+        (desk, neighbours, hooks): (Desk, Neighbours, Hooks),
         birth: u64,
         tell: Tell,
         board: Arc<Board>,
@@ -103,6 +105,7 @@ impl Shards {
     ) -> Shards {
         Shards {
             neighbours,
+            hooks,
             member,
             desk,
             waiting: VecDeque::new(),
@@ -415,7 +418,9 @@ impl Core for Shards {
     type Mail = Outbound;
 
     fn handle_event(&mut self, event: Event, now: Now) {
-        if let Some(event) = self.desk.handle_event(event, now) {
+        let event = self.desk.handle_event(event, now);
+        let event = event.and_then(|event| self.hooks.handle_event(event, now));
+        if let Some(event) = event {
             self.member.handle_event(event, now);
         }
     }
@@ -502,6 +507,7 @@ impl Core for Shards {
     fn handle_timeout(&mut self, now: Now) {
         self.look_again(now);
         self.desk.handle_timeout(now);
+        self.hooks.handle_timeout(now);
         if self.member.poll_timeout() <= now.mono {
             self.member.handle_timeout(now);
         }
@@ -513,11 +519,17 @@ impl Core for Shards {
         self.say_known(now);
         let draining = self.board.process.gauge(Gauge::Draining) != 0;
         self.neighbours.turn(&self.member, draining, now);
+        self.hooks.turn(&mut self.member, draining, now);
+    }
+
+    fn may_end(&mut self, now: Now) -> bool {
+        self.hooks.may_end(now)
     }
 
     fn poll_command(&mut self) -> Option<Command> {
         self.desk
             .poll_command()
+            .or_else(|| self.hooks.poll_command())
             .or_else(|| self.member.poll_command())
     }
 
@@ -535,6 +547,7 @@ impl Core for Shards {
         }
         let own = self.feed.due.min(calls).min(self.desk.poll_timeout());
         let own = own.min(self.neighbours.due());
+        let own = own.min(self.hooks.poll_timeout());
         self.member.poll_timeout().min(own)
     }
 }

@@ -90,13 +90,6 @@ impl WebhookConfig {
                     .into(),
             );
         }
-        if role == RoleName::Fleet && self.are_on() {
-            faults.push(
-                "webhook is set, and the transitions of a fleet are not told to any yet; leave it \
-                 out, or leave out --cluster"
-                    .into(),
-            );
-        }
         match (self.hooks.len(), self.secret_files.len()) {
             (0, 0) | (1.., 1) => {}
             (hooks, files) if hooks == files => {}

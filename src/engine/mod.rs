@@ -64,8 +64,8 @@ pub use records::{record_of, told_of};
 pub use refused::{REASONS, Refused};
 pub use role::Role;
 pub use upstream::{
-    Datagrams, Erasure, Holders, LoggedOut, Outbound, Part, REVOUCH_MS, SAMPLE_MS, SETTLE_MS,
-    Sample, Say, USERS_PER_PART_MAX, Wanted, adopt_answers,
+    Datagrams, Erasure, Holders, HookOrder, HookReport, HookState, HookStates, LoggedOut, Outbound,
+    Part, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample, Say, USERS_PER_PART_MAX, Wanted, adopt_answers,
 };
 
 use core::net::IpAddr;

@@ -27,6 +27,7 @@ pub mod flags;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod held;
+pub mod hooks;
 pub mod library;
 pub mod member;
 pub mod message;

@@ -134,18 +134,10 @@ impl Walk {
             0 => partitions.hot_key(partition),
             stage => partitions.offline_key(partition, stage - 1),
         };
-        let (scan, count) = (self.place.scan.to_string(), SCANNED.to_string());
-        let pattern = pattern(&self.prefix);
-        let words: [&[u8]; 7] = [
-            b"HSCAN",
-            key.as_bytes(),
-            scan.as_bytes(),
-            b"MATCH",
-            &pattern,
-            b"COUNT",
-            count.as_bytes(),
-        ];
-        Some((partition, Call::plain(words)))
+        Some((
+            partition,
+            scan(&key, self.place.scan, &self.prefix, SCANNED),
+        ))
     }
 
     /// Takes what this server said. Where it is another one than before the scan begins anew.
@@ -241,6 +233,22 @@ impl Walk {
     }
 }
 
+/// Reads about `count` users of a hash from a cursor on, whose names begin so.
+pub(crate) fn scan(key: &str, cursor: u64, prefix: &str, count: usize) -> Call {
+    let (cursor, count) = (cursor.to_string(), count.to_string());
+    let pattern = pattern(prefix);
+    let words: [&[u8]; 7] = [
+        b"HSCAN",
+        key.as_bytes(),
+        cursor.as_bytes(),
+        b"MATCH",
+        &pattern,
+        b"COUNT",
+        count.as_bytes(),
+    ];
+    Call::plain(words)
+}
+
 /// Names that begin so, and are users': fields of a partition's own begin with NUL.
 fn pattern(prefix: &str) -> Vec<u8> {
     if prefix.is_empty() {
@@ -257,10 +265,10 @@ fn pattern(prefix: &str) -> Vec<u8> {
     pattern
 }
 
-type Field<'r> = (&'r [u8], &'r [u8]);
+pub(crate) type Field<'r> = (&'r [u8], &'r [u8]);
 
 /// Where the scan goes on, and what it has found.
-fn scanned(replies: &[Reply]) -> Result<(u64, Vec<Field<'_>>), Malformed> {
+pub(crate) fn scanned(replies: &[Reply]) -> Result<(u64, Vec<Field<'_>>), Malformed> {
     let none = Malformed("the answer to a scan");
     let [Reply::List(parts)] = replies else {
         return Err(none);

@@ -198,7 +198,8 @@ impl Common {
             secret: self.secret,
             seed: seed.wrapping_add(u64::from(shard)),
             mirrors: self.config.realtime_nodes.len(),
-            has_webhooks: self.config.webhooks.are_on(),
+            // Its bridge hears of transitions by the fleet's database.
+            has_webhooks: self.config.webhooks.are_on() && self.config.role != RoleName::Fleet,
             homes: self.homes.clone(),
             board: Arc::clone(&self.board),
             now,

@@ -8,19 +8,24 @@ use std::thread::JoinHandle;
 
 use super::ServeFault;
 use super::links::Wiring;
+use super::webhooks::request_ms;
 use crate::auth::Keyrings;
 use crate::bridge::Options;
 use crate::bridge::databases::Databases;
 use crate::bridge::desk::Desk;
 use crate::bridge::driver::{self, Inbox};
+use crate::bridge::hooks::{HookOutlet, Hooks};
 use crate::bridge::neighbours::{Neighbours, Say};
 use crate::bridge::shards::Shards as Core;
+use crate::config::webhooks::Webhook;
 use crate::engine::{Mail, Outbound, instance_of};
+use crate::fleet::hooks::name_of;
 use crate::fleet::library;
 use crate::fleet::member::{Layout, Member, Settings};
 use crate::fleet::partition::Partitions;
 use crate::key_files;
 use crate::links::HomeSender;
+use crate::links::webhooks::FleetHandle;
 use crate::metrics::{Board, Counter};
 use crate::redis_url::Password;
 use crate::shard::{self, Outlet, Shards};
@@ -71,32 +76,64 @@ impl Ready {
         })
     }
 
+    /// The threads of webhooks, as the bridge reaches them.
+    fn hooks(&self, wiring: &Wiring<'_>) -> Vec<HookOutlet> {
+        let inbox = Arc::clone(&self.inbox);
+        let wake = Box::new(move || inbox.nudge());
+        let handles = wiring.hooks.map(|hooks| hooks.handles(wake));
+        let config = &wiring.config.webhooks;
+        let outlet = |(handle, hook): (FleetHandle, &Webhook)| {
+            let handle = Arc::new(handle);
+            let [one, two] = [(); 2].map(|()| Arc::clone(&handle));
+            HookOutlet {
+                name: name_of(hook.typed()),
+                prefix: hook.prefix.clone(),
+                request_ms: request_ms(config),
+                queue_max: config.queue_max,
+                hand: Box::new(move |order| handle.hand(order)),
+                room: Box::new(move || one.room()),
+                reports: Box::new(move || two.reports()),
+            }
+        };
+        let handles = handles.unwrap_or_default().into_iter();
+        handles.zip(&config.hooks).map(outlet).collect()
+    }
+
     /// Starts the bridge.
     pub(super) fn start(self, wiring: &Wiring<'_>, shards: &Shards) -> Result<Running, ServeFault> {
         let now = wiring.clock.now();
         let config = wiring.config;
         let (http, udp) = wiring.listens;
+        let info: Box<str> = format!("{http} {udp} {} {}", library::name(), version::LINE).into();
+        let partitions = Arc::new(
+            Partitions::new(config.fleet.partitions).expect("the configuration was checked"),
+        );
+        let mut random = fastrand::Rng::with_seed(wiring.seed);
+        let hooks = Hooks::new(
+            self.hooks(wiring),
+            info,
+            Arc::clone(&partitions),
+            (Layout::default().buckets, config.fleet.settle_ms),
+            random.fork(),
+            Arc::clone(wiring.board),
+        );
         let settings = Settings {
             layout: Layout {
                 partitions: config.fleet.partitions,
                 offline_after_ms: config.settings.offline_after_ms as u32,
                 ..Layout::default()
             },
-            info: format!("{http} {udp} {} {}", library::name(), version::LINE).into(),
+            info: hooks.info().into(),
             settle_ms: config.fleet.settle_ms,
             forget_after_ms: config.settings.forget_after,
             reap_users_per_s: config.fleet.reap_users_per_second as u32,
             ..Settings::default()
         };
-        let partitions = Arc::new(
-            Partitions::new(config.fleet.partitions).expect("the configuration was checked"),
-        );
         let databases = Databases::new(
             Arc::clone(wiring.presence),
             Arc::clone(wiring.heard),
             wiring.homes.clone(),
         );
-        let mut random = fastrand::Rng::with_seed(wiring.seed);
         let say = speaker(Arc::clone(wiring.keyrings), Arc::clone(wiring.board));
         let sizes = (partitions.count(), config.settings.offline_after_ms);
         let neighbours = Neighbours::new(wiring.homes.clone(), udp, sizes, random.fork(), say, now);
@@ -116,7 +153,7 @@ impl Ready {
         let observer = Arc::new(OnceLock::new());
         let board = Arc::clone(wiring.board);
         let link = Arc::clone(&observer);
-        let beside = (desk, neighbours);
+        let beside = (desk, neighbours, hooks);
         let core = Core::new(member, beside, birth, tell, board, link, now);
         let (inbox, clock) = (Arc::clone(&self.inbox), Arc::clone(wiring.clock));
         let options = self.options;

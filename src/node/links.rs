@@ -12,6 +12,7 @@ use crossbeam::channel::Sender;
 
 use super::ServeFault;
 use super::keeper::Wants;
+use super::webhooks::Hooks;
 use crate::auth::{Keyrings, Revoked};
 use crate::config::nodes::PresenceNode;
 use crate::config::{Config, RoleName};
@@ -46,6 +47,8 @@ pub(super) struct Wiring<'n> {
     /// Where it listens, for other nodes of a fleet.
     pub(super) listens: (SocketAddr, SocketAddr),
     pub(super) revoked: &'n Arc<Revoked>,
+    /// None: there are none.
+    pub(super) hooks: Option<&'n Hooks>,
     /// Of the thread that keeps revocations; None: a follower has none.
     pub(super) wants: Option<Sender<Wants>>,
 }

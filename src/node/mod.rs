@@ -296,6 +296,7 @@ fn start_shards(common: &Common, start: Start<'_>) -> Result<(Shards, Running), 
             .config
             .advertised(bound.http, bound.udp.unwrap_or(common.config.udp)),
         revoked: &common.revoked,
+        hooks,
         wants,
     };
     let ready = wiring.prepare()?;

@@ -2,10 +2,11 @@
 //! been told everything.
 //!
 //! Owns the file of that. A disk that stands still keeps no receiver waiting: what it has not taken
-//! is told again after the next start.
+//! is told again after the next start. In a fleet its database has that, and its bridge hands over
+//! what is to be told.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,11 +15,12 @@ use crossbeam::channel::{Receiver as Stop, RecvTimeoutError};
 use super::ServeFault;
 use super::background::Background;
 use super::build::{Common, random};
-use crate::config::webhooks::Webhook;
+use crate::config::RoleName;
+use crate::config::webhooks::{Webhook, WebhookConfig};
 use crate::engine::Outbound;
 use crate::links::webhooks::{
-    Hook, HookOptions, Positions, Prepared, Receiver, ReceiverOptions, WebhookHandle, WebhookParts,
-    Webhooks,
+    self as hooks, FleetHandle, Hook, HookOptions, Positions, Prepared, Queue, Receiver,
+    ReceiverOptions, Said, Wake, WebhookHandle, WebhookParts, Webhooks,
 };
 use crate::metrics::{Board, Counter};
 use crate::shard::Outlet;
@@ -27,15 +29,37 @@ use crate::time::Unix;
 
 /// The file is written so often, in ms, where there is news.
 const KEEP_MS: u64 = 1_000;
+/// A message may be on the way for so much longer than its timeout, in ms.
+const REQUEST_MARGIN_MS: u64 = 1_000;
 
 /// A node's webhooks.
 pub(super) struct Hooks {
     webhooks: Webhooks,
-    keeping: Background,
+    how: How,
+}
+
+/// Where what they were told is kept.
+enum How {
+    /// On disk, by this thread.
+    Here(Background),
+    /// In a fleet's database, by its bridge.
+    Fleet {
+        said: Vec<Said>,
+        /// Set once the bridge can be woken.
+        wake: Arc<OnceLock<Wake>>,
+    },
 }
 
 /// What is known of them before anything else is opened, in a folder that is locked.
-pub(super) struct Told {
+pub(super) enum Told {
+    /// By a file.
+    Here(Kept),
+    /// The fleet knows.
+    Fleet,
+}
+
+/// The file, and what it says.
+pub(super) struct Kept {
     file: PositionFile,
     positions: Vec<Position>,
 }
@@ -48,6 +72,9 @@ impl Told {
         if !config.webhooks.are_on() {
             return Ok(None);
         }
+        if config.role == RoleName::Fleet {
+            return Ok(Some(Told::Fleet));
+        }
         let (file, known) = PositionFile::open(&config.data_dir).map_err(ServeFault::Store)?;
         let position = |hook: &Webhook| {
             let digest = digest(hook);
@@ -57,7 +84,7 @@ impl Told {
             Position { digest, told_up_to }
         };
         let positions = config.webhooks.hooks.iter().map(position).collect();
-        Ok(Some(Told { file, positions }))
+        Ok(Some(Told::Here(Kept { file, positions })))
     }
 }
 
@@ -67,15 +94,23 @@ fn digest(hook: &Webhook) -> [u8; 16] {
 }
 
 impl Hooks {
-    /// Starts the threads of the webhooks, and the one that keeps what has been told.
+    /// Starts the threads of the webhooks, and where it takes one the one that keeps what has been
+    /// told.
     ///
     /// Errors: a thread could not be started.
     pub(super) fn start(told: Told, common: &Common) -> Result<Hooks, ServeFault> {
+        match told {
+            Told::Here(kept) => Hooks::start_here(kept, common),
+            Told::Fleet => Hooks::start_in_fleet(common),
+        }
+    }
+
+    fn start_here(told: Kept, common: &Common) -> Result<Hooks, ServeFault> {
         let config = &common.config.webhooks;
         let seed = u64::from_ne_bytes(random()?);
         let life = u64::from_ne_bytes(random()?);
+        let positions = Positions::new(told.positions.iter().map(|it| it.told_up_to));
         let prepare = |(at, hook): (usize, &Webhook)| {
-            let told_up_to = told.positions[at].told_up_to;
             let options = HookOptions {
                 prefix: hook.prefix.clone(),
                 queue_max: config.queue_max,
@@ -83,39 +118,61 @@ impl Hooks {
                 seed: seed ^ at as u64,
                 life: life ^ at as u64,
             };
-            let receiver = ReceiverOptions {
-                url: hook.url.clone(),
-                place: hook.place.clone(),
-                reach: config.reach(),
-                timeout_ms: config.timeout_ms,
-            };
-            Prepared {
-                hook: Hook::new(options, told_up_to, common.clock.now()),
-                receiver: Receiver::new(receiver, common.trust.as_ref()),
-                told_up_to,
+            let told_up_to = told.positions[at].told_up_to;
+            hooks::Told::Own {
+                hook: Box::new(Hook::new(options, told_up_to, common.clock.now())),
+                presence: Arc::clone(&common.presence),
+                positions: positions.clone(),
+                at,
             }
         };
-        let parts = WebhookParts {
-            board: Arc::clone(&common.board),
-            clock: Arc::clone(&common.clock),
-            presence: Arc::clone(&common.presence),
-            keyrings: Arc::clone(&common.keyrings),
-            queue_max: config.queue_max,
-            spawn: &spawn,
-        };
-        let hooks = config.hooks.iter().enumerate().map(prepare).collect();
-        let webhooks = Webhooks::start(hooks, parts)
-            .map_err(ServeFault::os("start the threads of webhooks"))?;
-        let (positions, board) = (webhooks.positions(), Arc::clone(&common.board));
+        let webhooks = start(common, config.hooks.iter().enumerate().map(prepare))?;
+        let board = Arc::clone(&common.board);
         let doing = "start the thread that keeps what webhooks were told";
         let keeping = Background::start("webhooks", doing, move |stop| {
             keep_until(stop, told, &positions, &board);
         })?;
-        Ok(Hooks { webhooks, keeping })
+        let how = How::Here(keeping);
+        Ok(Hooks { webhooks, how })
+    }
+
+    fn start_in_fleet(common: &Common) -> Result<Hooks, ServeFault> {
+        let config = &common.config.webhooks;
+        let seed = u64::from_ne_bytes(random()?);
+        let wake: Arc<OnceLock<Wake>> = Arc::default();
+        let said: Vec<Said> = config.hooks.iter().map(|_| Said::default()).collect();
+        let prepare = |(at, said): (usize, &Said)| {
+            let (request_ms, retry_ms_max) = (request_ms(config), config.retry_ms_max);
+            let (seed, now) = (seed ^ at as u64, common.clock.now().mono);
+            let wake = Arc::clone(&wake);
+            hooks::Told::Fleet {
+                queue: Box::new(Queue::new(request_ms, retry_ms_max, seed, now)),
+                said: said.clone(),
+                wake: Box::new(move || wake.get().map_or((), |wake| wake())),
+            }
+        };
+        let webhooks = start(common, said.iter().enumerate().map(prepare))?;
+        let how = How::Fleet { said, wake };
+        Ok(Hooks { webhooks, how })
+    }
+
+    /// What the bridge to a fleet needs, which `wake` wakes: of each webhook in their order. None
+    /// elsewhere.
+    pub(super) fn handles(&self, to_wake: Wake) -> Vec<FleetHandle> {
+        let How::Fleet { said, wake } = &self.how else {
+            return Vec::new();
+        };
+        let is_first = wake.set(to_wake).is_ok();
+        debug_assert!(is_first, "there is one bridge");
+        let handle = |(at, said): (usize, &Said)| said.handle(&self.webhooks, at);
+        said.iter().enumerate().map(handle).collect()
     }
 
     /// A shard's way out, by which webhooks hear of transitions too.
     pub(super) fn outlet(&self, mut outlet: Outlet) -> Outlet {
+        if matches!(self.how, How::Fleet { .. }) {
+            return outlet;
+        }
         let handle: WebhookHandle = self.webhooks.handle();
         Box::new(move |outbound: Outbound| {
             handle.hand(&outbound);
@@ -126,8 +183,41 @@ impl Hooks {
     /// Once the shards have ended.
     pub(super) fn stop(self) {
         self.webhooks.stop();
-        self.keeping.stop();
+        if let How::Here(keeping) = self.how {
+            keeping.stop();
+        }
     }
+}
+
+/// A request and its answer take no longer, in ms.
+pub(super) fn request_ms(config: &WebhookConfig) -> u64 {
+    config.timeout_ms + REQUEST_MARGIN_MS
+}
+
+/// Starts a thread for each.
+fn start(common: &Common, told: impl Iterator<Item = hooks::Told>) -> Result<Webhooks, ServeFault> {
+    let config = &common.config.webhooks;
+    let receiver = |hook: &Webhook| {
+        let options = ReceiverOptions {
+            url: hook.url.clone(),
+            place: hook.place.clone(),
+            reach: config.reach(),
+            timeout_ms: config.timeout_ms,
+        };
+        Receiver::new(options, common.trust.as_ref())
+    };
+    let receivers = config.hooks.iter().map(receiver);
+    let prepared = told.zip(receivers);
+    let prepared = prepared.map(|(told, receiver)| Prepared { told, receiver });
+    let parts = WebhookParts {
+        board: Arc::clone(&common.board),
+        clock: Arc::clone(&common.clock),
+        keyrings: Arc::clone(&common.keyrings),
+        queue_max: config.queue_max,
+        spawn: &spawn,
+    };
+    Webhooks::start(prepared.collect(), parts)
+        .map_err(ServeFault::os("start the threads of webhooks"))
 }
 
 fn spawn(name: String, work: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
@@ -139,8 +229,8 @@ fn spawn(name: String, work: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<
 
 /// Writes what has been told, when there is news, until the sender of `stop` is dropped; and then
 /// once more.
-fn keep_until(stop: &Stop<()>, told: Told, positions: &Positions, board: &Board) {
-    let Told {
+fn keep_until(stop: &Stop<()>, told: Kept, positions: &Positions, board: &Board) {
+    let Kept {
         file,
         positions: mut kept,
     } = told;

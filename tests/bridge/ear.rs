@@ -80,6 +80,10 @@ impl Core for Wire {
         panic!("nothing is lost");
     }
 
+    fn may_end(&mut self, _: Now) -> bool {
+        true
+    }
+
     fn fault(&self) -> Option<String> {
         None
     }

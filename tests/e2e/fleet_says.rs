@@ -318,7 +318,7 @@ fn nothing_is_left_of_whoever_is_erased() {
     assert_eq!(erase(one, "bob").status, 503);
 }
 
-fn erase(node: &Server, user: &str) -> Answer {
+pub(crate) fn erase(node: &Server, user: &str) -> Answer {
     let token = FleetKey::new([0x11; 32]).service_token();
     let mut conn = node.connect();
     let header = format!("Host: e2e\r\nAuthorization: Bearer {token}\r\n");

@@ -27,6 +27,7 @@ mod fleet_says;
 mod fleet_tokens;
 mod fleet_tools;
 mod fleet_versions;
+mod fleet_webhooks;
 mod folder;
 mod forget;
 mod goodbyes;

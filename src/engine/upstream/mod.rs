@@ -8,6 +8,7 @@
 
 mod answers;
 mod delivery;
+mod hooked;
 mod outbound;
 mod passing;
 
@@ -18,6 +19,7 @@ use hashbrown::HashSet;
 
 pub use answers::adopt_answers;
 pub use delivery::{SAMPLE_MS, Sample};
+pub use hooked::{HookOrder, HookReport, HookState, HookStates};
 pub use outbound::{Datagrams, Erasure, Holders, LoggedOut, Outbound, Say};
 pub(super) use passing::Room;
 pub use passing::{Part, USERS_PER_PART_MAX, Wanted};

@@ -89,11 +89,13 @@ impl Lanes {
         lives
     }
 
+    /// What a life says of itself, as it said it last.
     pub(super) fn info(&self, life: Life, now: Mono) -> Option<&str> {
-        let mut leases = self.views(now).flat_map(|view| &view.lives);
-        leases
-            .find(|lease| lease.life == life)
-            .map(|lease| &*lease.info)
+        let leases = self.views(now).flat_map(|view| &view.lives);
+        let latest = leases
+            .filter(|lease| lease.life == life)
+            .max_by_key(|lease| lease.renewed_at);
+        latest.map(|lease| &*lease.info)
     }
 
     /// Lives that have not been heard since Redis was away, while they have the time to be.

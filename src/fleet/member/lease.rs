@@ -94,6 +94,16 @@ impl<L: Local> Member<L> {
         self.fly(Asked::Lane(lane), to, None, calls, now);
     }
 
+    /// What the node says of itself from here on; at most [`INFO_BYTES_MAX`].
+    ///
+    /// [`INFO_BYTES_MAX`]: crate::fleet::calls::INFO_BYTES_MAX
+    pub fn set_info(&mut self, info: &str, now: Now) {
+        self.settings.info = info.into();
+        for lane in &mut self.lanes.all {
+            lane.next_at = now.mono;
+        }
+    }
+
     pub(super) fn layout_read(&mut self, replies: &[Reply], now: Now) {
         self.is_layout_asked = false;
         self.layout_at = now.mono.plus_ms(LAYOUT_MS);

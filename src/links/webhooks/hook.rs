@@ -15,11 +15,10 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use super::outcome::{Failure, Outcome};
+use super::pace::{HEAD, Pace, TAIL};
 use super::walk::{Found, SLACK_MS, Walk};
-use crate::backoff::Backoff;
 use crate::engine::{Decided, Erasure, record_of};
-use crate::links::RETRY_FIRST_MS;
-use crate::links::effect::{Effect, Notice, Warned};
+use crate::links::effect::{Effect, Notice};
 use crate::metrics::Counter;
 use crate::presence::Presence;
 use crate::slot::Slot;
@@ -28,11 +27,6 @@ use crate::time::{Mono, Now, Unix};
 use crate::wire::record::Record;
 use crate::wire::{User, UserBuf};
 
-/// Most states in one message: at the longest ids less than the 100 KB that common frameworks take.
-const STATES_MAX: usize = 256;
-/// What every message begins with.
-const HEAD: &[u8] = b"{\"version\":1,\"type\":\"presence\",\"presence\":[";
-const TAIL: &[u8] = b"]}";
 /// Room for entries that is kept when the queue is empty.
 const IDLE_ENTRIES: usize = 1_024;
 
@@ -130,13 +124,9 @@ pub struct Hook {
     /// Something has been told, and what was handed over when: so long a position is not known that
     /// says so.
     told: Option<Unix>,
-    states_max: usize,
+    pace: Pace,
     /// Of the last message.
     number: u64,
-    next_at: Mono,
-    is_failing: bool,
-    warned: Warned,
-    backoff: Backoff,
 }
 
 impl Handed {
@@ -178,12 +168,8 @@ impl Hook {
             handed_up_to: None,
             began: now.unix,
             told: None,
-            states_max: STATES_MAX,
+            pace: Pace::new(options.retry_ms_max, options.seed, now.mono),
             number: 0,
-            next_at: now.mono,
-            is_failing: false,
-            warned: Warned::default(),
-            backoff: Backoff::new(RETRY_FIRST_MS, options.retry_ms_max, options.seed),
             options,
         }
     }
@@ -308,7 +294,7 @@ impl Hook {
         match &self.flight {
             Some(flight) if flight.is_under_way => Mono::NEVER,
             None if self.order.is_empty() && self.walk.is_none() => Mono::NEVER,
-            _ => self.next_at,
+            _ => self.pace.next_at,
         }
     }
 
@@ -330,7 +316,7 @@ impl Hook {
             }
         }
         if self.flight.is_none() {
-            if self.order.len() < self.states_max {
+            if self.order.len() < self.pace.states_max {
                 effects.extend(self.walk_on(presence, now));
             }
             self.flight = self.make(presence, now);
@@ -346,7 +332,7 @@ impl Hook {
     fn walk_on(&mut self, presence: &Presence, now: Now) -> Option<Effect> {
         let mut walk = self.walk.take()?;
         let said = walk.begin(presence, now);
-        let most = self.states_max - self.order.len();
+        let most = self.pace.states_max - self.order.len();
         let Found { slots, is_over } = walk.slice(presence, now, most, |slot| {
             !self.queued.contains(&slot) && self.is_about(presence.user(slot).as_str())
         });
@@ -368,7 +354,7 @@ impl Hook {
         let mut body = HEAD.to_vec();
         let mut entries = Vec::new();
         let mut slots = HashSet::default();
-        while entries.len() < self.states_max
+        while entries.len() < self.pace.states_max
             && let Some(mut entry) = self.order.pop_front()
         {
             let start = body.len();
@@ -482,38 +468,16 @@ impl Hook {
             );
         }
         self.note_told();
-        self.is_failing = false;
-        self.next_at = now;
-        self.backoff.reset();
-        let mut effects = vec![
-            Effect::Count(Counter::WebhookMessages, 1),
-            Effect::Count(Counter::WebhookStates, flight.message.states as u64),
-        ];
-        if self.warned.clear() {
-            effects.push(Effect::Say(Notice::HookTakes));
-        }
-        effects
+        self.pace.taken(flight.message.states, now)
     }
 
     fn failed(&mut self, failure: Failure, now: Mono) -> Vec<Effect> {
-        let Failure { why, after_ms } = failure;
-        let mut effects = vec![Effect::Count(why.counter(), 1)];
-        let mut delay_ms = self.backoff.after_failure_ms();
+        let states = self.flight.as_ref().map_or(0, |it| it.entries.len());
+        let (effects, is_halved) = self.pace.failed(failure, states, now);
         if let Some(flight) = &mut self.flight {
             flight.is_under_way = false;
-            if why.is_length() && flight.entries.len() > 1 {
-                self.states_max = flight.entries.len() / 2;
-                flight.is_old = true;
-                self.backoff.reset();
-                delay_ms = 0;
-            }
+            flight.is_old |= is_halved;
         }
-        if delay_ms > 0 {
-            self.is_failing = true;
-            effects.extend(self.warned.of(why.to_string(), Notice::HookFails));
-        }
-        let after_ms = after_ms.unwrap_or(0).min(self.options.retry_ms_max);
-        self.next_at = now.plus_ms(delay_ms.max(after_ms));
         effects
     }
 
@@ -552,7 +516,7 @@ impl Hook {
 
     /// Whether the last message was not taken.
     pub fn is_failing(&self) -> bool {
-        self.is_failing
+        self.pace.is_failing
     }
 
     /// How it stands.
@@ -562,7 +526,7 @@ impl Hook {
         let since = told.unwrap_or(self.began);
         HookStanding {
             queued: self.order.len() + self.flight.as_ref().map_or(0, |it| it.entries.len()),
-            is_failing: self.is_failing,
+            is_failing: self.pace.is_failing,
             behind_ms: if self.is_idle() {
                 0
             } else {

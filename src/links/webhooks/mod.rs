@@ -1,32 +1,37 @@
 //! Webhooks: transitions, told to servers that are not greendot's.
 //!
 //! Owns the hand-over from the shards, and a thread for each hook, so that a receiver that is slow
-//! holds up nobody else. Which states are told and when is [`Hook`]'s, which has no kernel; how a
-//! receiver is spoken to is [`Receiver`]'s. Never decides who is online, and never waits for a
-//! disk: up to when each receiver has been told everything is left for whoever keeps it.
+//! holds up nobody else. Which states are told and when is [`Hook`]'s, or in a fleet [`Queue`]'s,
+//! which have no kernel; how a receiver is spoken to is [`Receiver`]'s. Never decides who is
+//! online, and never waits for a disk: up to when each receiver has been told everything is left
+//! for whoever keeps it.
 
 mod hook;
 mod outcome;
+mod pace;
+mod queue;
 mod receiver;
+mod told;
 mod walk;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use hook::{Handed, Hook, HookOptions, HookStanding, Message};
 pub use outcome::{Failure, Outcome, Why};
 use parking_lot::Mutex;
+pub use queue::Queue;
 pub use receiver::{Receiver, ReceiverOptions};
+pub use told::{Prepared, Said, Told, Wake};
 
 use super::station::Station;
 use super::threads::{Spawn, carry_out};
 use crate::auth::Keyrings;
-use crate::engine::Outbound;
+use crate::engine::{HookOrder, HookReport, Outbound};
 use crate::metrics::{Board, Gauge};
-use crate::presence::Presence;
 use crate::time::{Clock, Mono, Unix, boottime};
 
 /// How a hook stands is looked at so often, in ms.
@@ -40,7 +45,6 @@ const STOP_LOOK: Duration = Duration::from_millis(10);
 struct Shared {
     board: Arc<Board>,
     clock: Arc<Clock>,
-    presence: Arc<Presence>,
     keyrings: Arc<Keyrings>,
     queue_max: usize,
     /// When whoever stops the node will wait no longer; NEVER: it goes on. In microseconds.
@@ -53,8 +57,6 @@ struct Shared {
 pub struct WebhookParts<'s> {
     pub board: Arc<Board>,
     pub clock: Arc<Clock>,
-    /// Whose states are told.
-    pub presence: Arc<Presence>,
     /// By what messages are signed.
     pub keyrings: Arc<Keyrings>,
     /// Most users in the queue of one hook, and most transitions that wait to be put there.
@@ -63,20 +65,23 @@ pub struct WebhookParts<'s> {
     pub spawn: Spawn<'s>,
 }
 
-/// One hook, before it runs.
-pub struct Prepared {
-    pub hook: Hook,
-    pub receiver: Receiver,
-    /// Up to when its receiver has been told everything.
-    pub told_up_to: Unix,
-}
-
 /// The running hooks of a node.
 pub struct Webhooks {
-    stations: Arc<[Station<Handed>]>,
+    stations: Stations,
     shared: Arc<Shared>,
-    positions: Positions,
     threads: Vec<(String, JoinHandle<()>)>,
+}
+
+/// Where each hook's thread finds what is for it.
+type Stations = Arc<[Station<Left>]>;
+
+/// What has been left for a hook's thread: by shards, or by the bridge to a fleet.
+#[derive(Default)]
+struct Left {
+    handed: Handed,
+    orders: Vec<HookOrder>,
+    /// States in them.
+    states: usize,
 }
 
 /// Up to when each receiver has been told everything, Unix ms.
@@ -86,11 +91,39 @@ pub struct Positions(Arc<[AtomicU64]>);
 /// What a shard needs to hand something over.
 #[derive(Clone)]
 pub struct WebhookHandle {
-    stations: Arc<[Station<Handed>]>,
+    stations: Stations,
     queue_max: usize,
 }
 
+/// What the bridge to a fleet needs of one hook.
+pub struct FleetHandle {
+    stations: Stations,
+    at: usize,
+    told: Arc<Fleet>,
+    queue_max: usize,
+}
+
+/// What a hook of a fleet tells its bridge.
+#[derive(Default)]
+struct Fleet {
+    reports: Mutex<Vec<HookReport>>,
+    /// Users in the queue, and states that wait to be put there.
+    queued: AtomicUsize,
+    left: AtomicUsize,
+}
+
+impl Left {
+    fn is_empty(&self) -> bool {
+        self.handed.is_empty() && self.orders.is_empty()
+    }
+}
+
 impl Positions {
+    /// Of receivers that have been told so much.
+    pub fn new(told: impl Iterator<Item = Unix>) -> Positions {
+        Positions(told.map(|told| AtomicU64::new(told.ms())).collect())
+    }
+
     /// As of now.
     pub fn read(&self) -> Vec<Unix> {
         let positions = self.0.iter();
@@ -107,11 +140,42 @@ impl WebhookHandle {
         let max = self.queue_max;
         for station in self.stations.iter() {
             match outbound {
-                Outbound::Publish(decided) => station.leave(|inbox| inbox.decided(decided, max)),
-                Outbound::Erased(erasure) => station.leave(|inbox| inbox.erased(erasure, max)),
+                Outbound::Publish(decided) => {
+                    station.leave(|left| left.handed.decided(decided, max));
+                }
+                Outbound::Erased(erasure) => {
+                    station.leave(|left| left.handed.erased(erasure, max));
+                }
                 _ => {}
             }
         }
+    }
+}
+
+impl FleetHandle {
+    /// Hands something over; it does not block.
+    pub fn hand(&self, order: HookOrder) {
+        let states = match &order {
+            HookOrder::States(states) => states.states.len(),
+            HookOrder::Permit { .. } | HookOrder::Drop { .. } => 0,
+        };
+        self.told.left.fetch_add(states, Ordering::AcqRel);
+        self.stations[self.at].leave(|left| {
+            left.orders.push(order);
+            left.states += states;
+        });
+    }
+
+    /// For how many more users there is room.
+    pub fn room(&self) -> usize {
+        let queued = self.told.queued.load(Ordering::Acquire);
+        let left = self.told.left.load(Ordering::Acquire);
+        self.queue_max.saturating_sub(queued + left)
+    }
+
+    /// What the hook has said since the last call.
+    pub fn reports(&self) -> Vec<HookReport> {
+        std::mem::take(&mut *self.told.reports.lock())
     }
 }
 
@@ -144,15 +208,10 @@ impl Webhooks {
     ///
     /// Errors: one could not be started.
     pub fn start(hooks: Vec<Prepared>, parts: WebhookParts<'_>) -> io::Result<Webhooks> {
-        let stations: Arc<[Station<Handed>]> = hooks.iter().map(|_| Station::default()).collect();
-        let told = hooks
-            .iter()
-            .map(|hook| AtomicU64::new(hook.told_up_to.ms()));
-        let positions = Positions(told.collect());
+        let stations: Stations = hooks.iter().map(|_| Station::default()).collect();
         let shared = Arc::new(Shared {
             board: parts.board,
             clock: parts.clock,
-            presence: parts.presence,
             keyrings: parts.keyrings,
             queue_max: parts.queue_max,
             stop_by: AtomicU64::new(Mono::NEVER.micros()),
@@ -160,14 +219,10 @@ impl Webhooks {
             standings: Mutex::new(vec![HookStanding::default(); hooks.len()]),
         });
         let thread = |(at, prepared): (usize, Prepared)| {
-            let Prepared { hook, receiver, .. } = prepared;
+            let Prepared { told, receiver } = prepared;
             let (stations, shared) = (Arc::clone(&stations), Arc::clone(&shared));
-            let positions = positions.clone();
             let place = receiver.place().to_owned();
-            let work = move || {
-                let position = &positions.0[at];
-                tell(at, hook, &receiver, &stations[at], position, &shared);
-            };
+            let work = move || tell(at, told, &receiver, &stations[at], &shared);
             let thread = (parts.spawn)(format!("webhook-{at}"), Box::new(work))?;
             Ok((place, thread))
         };
@@ -176,7 +231,6 @@ impl Webhooks {
         Ok(Webhooks {
             stations,
             shared,
-            positions,
             threads,
         })
     }
@@ -187,11 +241,6 @@ impl Webhooks {
             stations: Arc::clone(&self.stations),
             queue_max: self.shared.queue_max,
         }
-    }
-
-    /// For whoever keeps them.
-    pub fn positions(&self) -> Positions {
-        self.positions.clone()
     }
 
     /// Ends the threads: what is queued is sent first, unless its receiver does not take it, for
@@ -221,48 +270,39 @@ impl Webhooks {
     }
 }
 
-fn tell(
-    at: usize,
-    mut hook: Hook,
-    receiver: &Receiver,
-    station: &Station<Handed>,
-    position: &AtomicU64,
-    shared: &Shared,
-) {
+fn tell(at: usize, mut told: Told, receiver: &Receiver, station: &Station<Left>, shared: &Shared) {
     let say = |effects| carry_out(effects, &shared.board, receiver.place(), &|_| {});
     let (mut look_at, mut noted) = (boottime(), HookStanding::default());
     loop {
-        let may_rest = hook.is_idle() && !hook.has_news();
+        let may_rest = told.is_idle() && !told.has_news();
         let look = if may_rest { Mono::NEVER } else { look_at };
-        station.wait(hook.next().min(look), |handed| {
-            handed.is_empty() && !shared.is_stopping()
+        station.wait(told.next().min(look), |left| {
+            left.is_empty() && !shared.is_stopping()
         });
         // Before what has been left is taken: of that everything is told then.
-        let up_to = shared.presence.published_up_to();
+        let up_to = told.published_up_to();
         let now = shared.clock.now();
-        say(hook.take(station.take(), up_to, &shared.presence, now));
+        say(told.take(station.take(), up_to, now));
         if now.mono >= look_at {
-            noted = hook.standing(now.unix);
+            noted = told.standing(now.unix);
             shared.note(at, noted);
             look_at = now.mono.plus_ms(LOOK_MS);
         }
-        let has_told_all = hook.is_idle() || hook.is_failing();
+        let has_told_all = told.is_idle() || told.is_failing();
         if shared.is_stopping() && (has_told_all || shared.is_late()) {
             return;
         }
-        let (message, effects) = hook.poll_message(&shared.presence, now);
+        let (message, effects) = told.poll_message(now);
         say(effects);
         if let Some(message) = message {
             let keyring = shared.keyrings.load_full();
             let secrets = keyring.signs_webhook(at);
             let secrets = secrets.expect("a node does not start without a secret for each hook");
             let outcome = receiver.send(&message, secrets, shared.clock.now().unix);
-            say(hook.handle(outcome, boottime()));
+            say(told.handle(outcome, boottime()));
         }
-        if let Some(told) = hook.poll_position() {
-            position.store(told.ms(), Ordering::Release);
-        }
-        if hook.is_idle() && noted != HookStanding::default() {
+        told.leave_word();
+        if told.is_idle() && noted != HookStanding::default() {
             noted = HookStanding::default();
             shared.note(at, noted);
         }

@@ -63,7 +63,7 @@ struct World {
 impl World {
     fn new(prefix: &str) -> World {
         let mut hook = Hook::new(options(prefix, 0), Unix::from_ms(0), at(2_000));
-        hook.states_max = STATES;
+        hook.pace.states_max = STATES;
         World {
             store: Store::new(),
             hook,
@@ -217,9 +217,9 @@ impl World {
         self.ms += 1;
         self.lives += 1;
         self.handed = Handed::default();
-        let states_max = self.hook.states_max;
+        let states_max = self.hook.pace.states_max;
         self.hook = Hook::new(options("", self.lives), self.kept, at(self.ms));
-        self.hook.states_max = states_max;
+        self.hook.pace.states_max = states_max;
         self.forgiven.extend(self.seen.keys().cloned());
     }
 
@@ -587,7 +587,7 @@ fn who_is_erased_is_told_as_gone_unless_somebody_has_the_id_anew() {
 #[test]
 fn of_two_erasures_of_an_id_the_later_is_told() {
     let mut world = World::new("");
-    world.hook.states_max = 1;
+    world.hook.pace.states_max = 1;
     world.settle();
     world.come("b");
     world.erase("b");

@@ -7,6 +7,7 @@ use crate::bridge::{Options as Link, Survey};
 use crate::fleet::Life;
 use crate::fleet::calls::Call;
 use crate::fleet::held::{Enrolment, META_FIELD, Meta, RING_MESSAGES, life_field};
+use crate::fleet::hooks::parts_of;
 use crate::fleet::library;
 use crate::fleet::member::Layout;
 use crate::fleet::partition::{LANES, LAYOUT, Partition, Partitions, key_slot};
@@ -311,7 +312,8 @@ pub(in crate::tools) fn layout(survey: &mut Survey) -> Result<Layout, String> {
 
 fn note(nodes: &mut BTreeMap<Life, Node>, lane: usize, renewed: &Renewed) {
     for lease in &renewed.lives {
-        let mut words = lease.info.splitn(4, ' ').map(str::to_owned);
+        let (info, _) = parts_of(&lease.info);
+        let mut words = info.splitn(4, ' ').map(str::to_owned);
         let mut word = || words.next().unwrap_or_default();
         let node = nodes.entry(lease.life).or_insert_with(|| Node {
             life: lease.life,
