@@ -21,6 +21,9 @@ use crate::time::{Clock, Mono, Now};
 /// Most events of one turn: so many before clock, inbox and sockets are looked at again.
 const EVENTS_A_TURN: usize = 256;
 
+/// A core that is to end is asked so often whether it may, in microseconds.
+const END_LOOK_US: u64 = 20_000;
+
 /// What is driven: a state machine without a kernel.
 pub trait Core {
     /// What shards put before it.
@@ -155,10 +158,10 @@ pub async fn drive<C: Core>(
 ) -> io::Result<C> {
     loop {
         let now = clock.now();
-        let mail = match inbox.take() {
-            Some(mail) => mail,
+        let (mail, most_us) = match inbox.take() {
+            Some(mail) => (mail, u64::MAX),
             None if core.may_end(now) => return Ok(core),
-            None => Vec::new(),
+            None => (Vec::new(), END_LOOK_US),
         };
         if inbox.take_lost() {
             core.handle_lost(now);
@@ -186,7 +189,7 @@ pub async fn drive<C: Core>(
             yield_now().await;
             continue;
         }
-        let due_us = core.poll_timeout().micros_since(now.mono);
+        let due_us = core.poll_timeout().micros_since(now.mono).min(most_us);
         tokio::select! {
             event = link.next() => core.handle_event(event, clock.now()),
             () = inbox.wake.notified() => {}

@@ -14,6 +14,7 @@
 //! - **Nothing is unbounded.** Commands wait up to a bound and fail beyond it. Events wait up to a
 //!   bound, beyond which no socket is read: the server then cuts us off as any slow subscriber.
 
+pub mod abroad;
 pub mod databases;
 pub mod desk;
 pub mod hooks;

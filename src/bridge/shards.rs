@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use super::Observer;
+use super::abroad::Abroad;
 use super::databases::{Databases, News};
 use super::desk::{Desk, Listing};
 use super::driver::Core;
@@ -50,6 +51,7 @@ pub struct Shards {
     feed: Feed,
     neighbours: Neighbours,
     hooks: Hooks,
+    abroad: Abroad,
     /// The next slot that is to be looked at because mail was lost.
     look_again: Option<u32>,
     /// It has stood in its fleet: from then on it never ends for what the fleet says.
@@ -96,7 +98,7 @@ impl Shards {
     /// `birth` names this life of the node; `link` is what metrics see of the connections.
     pub fn new(
         member: Member<Databases>,
-        (desk, neighbours, hooks): (Desk, Neighbours, Hooks),
+        (desk, neighbours, hooks, abroad): (Desk, Neighbours, Hooks, Abroad),
         birth: u64,
         tell: Tell,
         board: Arc<Board>,
@@ -106,6 +108,7 @@ impl Shards {
         Shards {
             neighbours,
             hooks,
+            abroad,
             member,
             desk,
             waiting: VecDeque::new(),
@@ -472,6 +475,10 @@ impl Core for Shards {
                     place,
                 };
                 self.desk.list(asker, wanted);
+            }
+            Outbound::Streams(ask) => {
+                let (peers, own) = (self.member.peers(), self.member.life());
+                self.abroad.ask(ask, peers, own);
             }
             Outbound::Ticket { asker, id } => self.desk.ask_for_ticket(id, asker),
             Outbound::Say { say, .. } => {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::calls::caller::NewPermit;
 use super::conn::permits::Tag;
 use super::errand::{Asker, Errand, Verdict};
-use super::upstream::Say;
+use super::upstream::{NodeStreams, Say};
 use crate::auth::{Grant, TOKEN_BYTES_MAX};
 use crate::presence::Transition;
 use crate::realtime::ConnId;
@@ -85,6 +85,12 @@ pub enum Mail {
     Sought { conn: ConnId, sought: Arc<Sought> },
     /// To a shard of a node of a fleet: a page of those who are online, for a request that waits.
     Listed { conn: ConnId, listed: Arc<Listed> },
+    /// To a shard of a node of a fleet: what another node says of its streams, for a request that
+    /// waits.
+    Abroad {
+        conn: ConnId,
+        told: Arc<NodeStreams>,
+    },
     /// To all shards of a node of a fleet: these were logged out at another node, and their streams
     /// end.
     LoggedOut(Arc<[Slot]>),
@@ -380,6 +386,7 @@ impl Mail {
             Mail::Passed(passed) => 1 + passed.iter().map(Passed::weight).sum::<usize>() / 64,
             Mail::Sought { sought, .. } => 1 + sought.found / 64,
             Mail::Listed { listed, .. } => 1 + listed.states.as_ref().map_or(0, Vec::len) / 64,
+            Mail::Abroad { told, .. } => 1 + told.found() / 64,
             Mail::Edited { .. }
             | Mail::Ran { .. }
             | Mail::Reask { .. }
@@ -402,6 +409,7 @@ impl Mail {
                 | Mail::Ran { .. }
                 | Mail::Sought { .. }
                 | Mail::Listed { .. }
+                | Mail::Abroad { .. }
                 | Mail::Holders(_)
                 | Mail::Taken(_)
                 | Mail::Passed(_)

@@ -26,6 +26,8 @@ use crate::wire::nodes::{Nodes, digest};
 
 /// What a node says of its webhooks in the lanes begins so.
 const IN_INFO: &str = " hooks=";
+/// And what a node that ends says of itself ends so.
+const ENDED: &str = " ended";
 
 /// Up to which message of a partition all has been told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,8 +93,19 @@ pub fn info_with(info: &str, names: &[&str]) -> String {
     }
 }
 
+/// What a node says of itself that has ended.
+pub fn info_of_ended(info: &str) -> String {
+    format!("{info}{ENDED}")
+}
+
+/// Whether a node has said that it ends.
+pub fn has_ended(info: &str) -> bool {
+    info.ends_with(ENDED)
+}
+
 /// What a node says of itself, and the names of its webhooks.
 pub fn parts_of(info: &str) -> (&str, impl Iterator<Item = &str>) {
+    let info = info.strip_suffix(ENDED).unwrap_or(info);
     let (info, names) = info.rsplit_once(IN_INFO).unwrap_or((info, ""));
     (info, names.split(',').filter(|name| !name.is_empty()))
 }

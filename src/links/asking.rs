@@ -139,6 +139,7 @@ impl Asking {
             | Outbound::Goodbyes(_)
             | Outbound::Ticket { .. }
             | Outbound::Online { .. }
+            | Outbound::Streams(_)
             | Outbound::Erase(..)
             | Outbound::Publish(_)
             | Outbound::Holders(_)

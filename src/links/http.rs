@@ -57,9 +57,24 @@ impl Remote {
         Remote::at(Addresses::default(), base, token, trust)
     }
 
+    /// One that is given up after `timeout_ms`, at `http://`.
+    pub(super) fn within(timeout_ms: u64, base: String, token: Token) -> Remote {
+        Remote::made(timeout_ms, Addresses::default(), base, token, None)
+    }
+
     fn at(addresses: Addresses, base: String, token: Token, trust: Option<&Trust>) -> Remote {
+        Remote::made(TIMEOUT_MS, addresses, base, token, trust)
+    }
+
+    fn made(
+        timeout_ms: u64,
+        addresses: Addresses,
+        base: String,
+        token: Token,
+        trust: Option<&Trust>,
+    ) -> Remote {
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_millis(TIMEOUT_MS)))
+            .timeout_global(Some(Duration::from_millis(timeout_ms)))
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(None)
@@ -82,6 +97,22 @@ impl Remote {
     /// Sends a request and waits for its answer, for [`TIMEOUT_MS`] at most.
     pub(super) fn send(&self, request: &Request) -> Reply {
         self.try_send(request)
+            .map_err(|error| Fault(error.to_string()))
+    }
+
+    /// Gets what is at a path, by these pairs of a query.
+    pub(super) fn get<'q>(
+        &self,
+        path: &str,
+        query: impl Iterator<Item = (&'q str, &'q str)>,
+    ) -> Reply {
+        let request = self.agent.get(format!("{}{path}", self.base));
+        let answer = request
+            .query_pairs(query)
+            .header("Authorization", format!("Bearer {}", (self.token)()))
+            .call();
+        answer
+            .and_then(read)
             .map_err(|error| Fault(error.to_string()))
     }
 

@@ -10,6 +10,7 @@
 //!
 //! [`Outbound`]: crate::engine::Outbound
 
+mod abroad;
 mod announcer;
 mod asking;
 mod beats;
@@ -32,6 +33,7 @@ mod statuses;
 mod threads;
 pub mod webhooks;
 
+pub use abroad::{Abroad, AbroadHandle};
 pub use asking::Asking;
 pub use beats::BeatSender;
 pub use effect::{Effect, Notice};

@@ -73,6 +73,7 @@ impl Publishing {
             | Outbound::Goodbyes(_)
             | Outbound::Ticket { .. }
             | Outbound::Online { .. }
+            | Outbound::Streams(_)
             | Outbound::Erase(..)
             | Outbound::Bundled { .. }
             | Outbound::Sample { .. }

@@ -592,7 +592,7 @@ label! {
         StreamsHeld = "streams_held",
         /// `POST /v1/streams/end`
         StreamsEnd = "streams_end",
-        /// `GET /v1/streams`
+        /// `GET /v1/streams` and `GET /v1/node/streams`
         StreamsList = "streams_list",
         /// `GET /v1/streams/{stream}`
         StreamsOne = "streams_one",

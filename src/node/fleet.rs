@@ -7,12 +7,13 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use super::ServeFault;
-use super::links::Wiring;
+use super::links::{Wiring, spawn};
 use super::webhooks::request_ms;
 use crate::auth::Keyrings;
 use crate::bridge::Options;
+use crate::bridge::abroad::Abroad;
 use crate::bridge::databases::Databases;
-use crate::bridge::desk::Desk;
+use crate::bridge::desk::{Desk, TellOne};
 use crate::bridge::driver::{self, Inbox};
 use crate::bridge::hooks::{HookOutlet, Hooks};
 use crate::bridge::neighbours::{Neighbours, Say};
@@ -24,8 +25,8 @@ use crate::fleet::library;
 use crate::fleet::member::{Layout, Member, Settings};
 use crate::fleet::partition::Partitions;
 use crate::key_files;
-use crate::links::HomeSender;
 use crate::links::webhooks::FleetHandle;
+use crate::links::{Abroad as Askers, HomeSender, Token};
 use crate::metrics::{Board, Counter};
 use crate::redis_url::Password;
 use crate::shard::{self, Outlet, Shards};
@@ -46,6 +47,7 @@ pub(super) struct Ready {
 pub(super) struct Running {
     inbox: Arc<Inbox<Outbound>>,
     thread: JoinHandle<()>,
+    askers: Askers,
 }
 
 impl Ready {
@@ -141,7 +143,14 @@ impl Ready {
         let teller = shards.teller();
         let tell = Arc::new(move |mail: &Mail| teller.tell(mail));
         let one = shards.teller();
-        let tell_one = Arc::new(move |shard, mail| one.tell_one(shard, mail));
+        let tell_one: TellOne = Arc::new(move |shard, mail| one.tell_one(shard, mail));
+        let keyrings = Arc::clone(wiring.keyrings);
+        let token: Token = Arc::new(move || keyrings.load().fleet.signing().service_token());
+        let askers = Askers::start(&token, &tell_one, &spawn)
+            .map_err(ServeFault::os("start the threads that ask other nodes"))?;
+        let handle = askers.handle();
+        let ask = Box::new(move |ask| handle.ask(ask));
+        let abroad = Abroad::new(ask, Arc::clone(&tell_one));
         let desk = Desk::new(
             Arc::clone(wiring.revoked),
             Arc::clone(&partitions),
@@ -153,7 +162,7 @@ impl Ready {
         let observer = Arc::new(OnceLock::new());
         let board = Arc::clone(wiring.board);
         let link = Arc::clone(&observer);
-        let beside = (desk, neighbours, hooks);
+        let beside = (desk, neighbours, hooks, abroad);
         let core = Core::new(member, beside, birth, tell, board, link, now);
         let (inbox, clock) = (Arc::clone(&self.inbox), Arc::clone(wiring.clock));
         let options = self.options;
@@ -165,6 +174,7 @@ impl Ready {
         Ok(Running {
             inbox: self.inbox,
             thread,
+            askers,
         })
     }
 }
@@ -175,6 +185,8 @@ impl Running {
         if self.thread.join().is_err() {
             tracing::error!("the bridge to the fleet had panicked");
         }
+        // The bridge has dropped what it asked by.
+        self.askers.stop();
     }
 }
 

@@ -223,7 +223,10 @@ impl Wiring<'_> {
 
 /// A server without one of its links would tell some of its users the truth and the others what was
 /// once true.
-fn spawn(name: String, work: Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> {
+pub(super) fn spawn(
+    name: String,
+    work: Box<dyn FnOnce() + Send>,
+) -> std::io::Result<JoinHandle<()>> {
     shard::vital_thread(name, move || {
         work();
         Ok(())

@@ -76,6 +76,14 @@ fn list(
             }
             text.push('\n');
         }
+        for node in page["silent"].as_array().into_iter().flatten() {
+            let node = harmless(node.as_str().unwrap_or("-"));
+            text.push_str(&match json {
+                true => serde_json::json!({ "silent": node }).to_string(),
+                false => format!("{node} does not answer; its streams are not listed"),
+            });
+            text.push('\n');
+        }
         if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             return read_enough(&error);
         }

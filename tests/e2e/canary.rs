@@ -28,6 +28,7 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("POST", "/v1/stream/{id}/beat", ""),
     ("POST", "/v1/streams/held", r#"{"users":["bob"]}"#),
     ("GET", "/v1/streams?user=bob", ""),
+    ("GET", "/v1/node/streams", ""),
     ("GET", "/v1/streams/{id}", ""),
     ("DELETE", "/v1/streams/{id}", ""),
     ("GET", "/v1/online?prefix=b", ""),

@@ -24,6 +24,7 @@ mod every_limit;
 mod fleet;
 mod fleet_online;
 mod fleet_says;
+mod fleet_streams;
 mod fleet_tokens;
 mod fleet_tools;
 mod fleet_versions;

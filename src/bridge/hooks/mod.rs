@@ -16,7 +16,7 @@ use std::sync::Arc;
 use self::follow::Follow;
 use crate::engine::{HookOrder, HookReport};
 use crate::fleet::Life;
-use crate::fleet::hooks::{Mark, Senders, info_with};
+use crate::fleet::hooks::{Mark, Senders, info_of_ended, info_with};
 use crate::fleet::member::{Local, Member, Peer, Standing};
 use crate::fleet::partition::Partitions;
 use crate::fleet::traffic::{Command, Event, Tag, To};
@@ -29,7 +29,7 @@ const OURS: u64 = 1 << 62;
 const CHOOSE_MS: u64 = 500;
 /// A node that ends waits so long until others may go on, in ms.
 const LEAVE_MS_MAX: u64 = 1_500;
-/// And at least so long that they have been told that it goes, in ms.
+/// And at least so long that they are told that it goes, in ms.
 const LEAVE_MS_MIN: u64 = 100;
 
 /// The thread of one webhook, as the bridge reaches it.
@@ -78,7 +78,10 @@ pub struct Hooks {
     chosen: (Vec<Peer>, Option<Life>),
     choose_at: Mono,
     leaving_since: Option<Mono>,
-    is_ending: bool,
+    /// Since when nothing more comes in.
+    ending_since: Option<Mono>,
+    /// What the node said of itself last.
+    said: String,
     board: Arc<Board>,
 }
 
@@ -97,7 +100,7 @@ impl Hooks {
             let partitions = Arc::clone(&partitions);
             Follow::new(outlet, partitions, buckets, settle_ms, &mut random)
         };
-        Hooks {
+        let mut hooks = Hooks {
             follows: outlets.into_iter().map(follow).collect(),
             partitions,
             waiting: HashMap::new(),
@@ -106,19 +109,23 @@ impl Hooks {
             chosen: (Vec::new(), None),
             choose_at: Mono::default(),
             leaving_since: None,
-            is_ending: false,
+            ending_since: None,
+            said: String::new(),
             board,
-        }
+        };
+        hooks.said = hooks.info();
+        hooks
     }
 
-    /// What the node says of itself, with its webhooks.
+    /// What the node says of itself: with its webhooks, unless others are not to count on it.
     pub fn info(&self) -> String {
         let names = self.follows.iter().map(|follow| &*follow.outlet.name);
-        info_with(&self.info, &names.collect::<Vec<_>>())
-    }
-
-    fn is_none(&self) -> bool {
-        self.follows.is_empty()
+        let names = names.filter(|_| self.leaving_since.is_none());
+        let info = info_with(&self.info, &names.collect::<Vec<_>>());
+        match self.ending_since {
+            Some(_) => info_of_ended(&info),
+            None => info,
+        }
     }
 
     /// Takes an event that answers one of its own commands, and looks at those that tell of a
@@ -162,9 +169,6 @@ impl Hooks {
 
     /// Hears what the webhooks' threads say, and whose the partitions are now.
     pub(super) fn turn<L: Local>(&mut self, member: &mut Member<L>, is_draining: bool, now: Now) {
-        if self.is_none() {
-            return;
-        }
         for follow in &mut self.follows {
             for report in (follow.outlet.reports)() {
                 follow.reported(report, now);
@@ -172,16 +176,19 @@ impl Hooks {
             let overflows = std::mem::take(&mut follow.overflows);
             self.board.process.add(Counter::WebhookOverflows, overflows);
         }
-        let leaves = (is_draining || self.is_ending) && self.leaving_since.is_none();
+        let goes = is_draining || self.ending_since.is_some();
+        let leaves = goes && self.leaving_since.is_none();
+        if leaves {
+            self.leaving_since = Some(now.mono);
+        }
+        if goes && self.info() != self.said {
+            self.said = self.info();
+            member.set_info(&self.said, now);
+        }
         if now.mono < self.choose_at && !leaves {
             return;
         }
         self.choose_at = now.mono.plus_ms(CHOOSE_MS);
-        if leaves {
-            self.leaving_since = Some(now.mono);
-            // Others do not count on it any more.
-            member.set_info(&self.info, now);
-        }
         let is_member = matches!(member.standing(now), Standing::Member | Standing::Doubtful);
         let own = (is_member && self.leaving_since.is_none()).then(|| member.life());
         if (member.peers(), own) == (&self.chosen.0, self.chosen.1) {
@@ -196,11 +203,13 @@ impl Hooks {
 
     /// Whether the node may end: others can go on, or it has waited for long enough.
     pub(super) fn may_end(&mut self, now: Now) -> bool {
-        self.is_ending = true;
-        let waited_ms = self.leaving_since.map(|since| now.mono.ms_since(since));
+        let since = *self.ending_since.get_or_insert(now.mono);
         let has_left = || self.follows.iter().all(Follow::has_left);
-        self.is_none()
-            || waited_ms.is_some_and(|ms| ms >= LEAVE_MS_MAX || ms >= LEAVE_MS_MIN && has_left())
+        match now.mono.ms_since(since) {
+            ..LEAVE_MS_MIN => false,
+            LEAVE_MS_MIN..LEAVE_MS_MAX => has_left(),
+            LEAVE_MS_MAX.. => true,
+        }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Now) {

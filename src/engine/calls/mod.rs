@@ -38,6 +38,7 @@ mod stream;
 mod stream_beat;
 mod stream_id;
 pub(super) mod streams;
+mod streams_in_fleet;
 mod table;
 mod ticket;
 

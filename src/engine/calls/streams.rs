@@ -1,5 +1,5 @@
-//! `GET /v1/streams`, `GET` and `DELETE /v1/streams/{stream}`: operators see who is connected, and
-//! end a stream.
+//! `GET /v1/streams`, `GET /v1/node/streams`, `GET` and `DELETE /v1/streams/{stream}`: operators
+//! see who is connected, and end a stream.
 //!
 //! Owns both ends: the request, which asks one shard after the other, and what a shard tells of its
 //! streams. Streams have no index by user, which would cost each of them memory: a shard looks
@@ -17,9 +17,11 @@ use super::page::Page;
 use super::refused::Refused;
 use super::served::{Served, Then, Waits};
 use super::stream_id;
+use super::streams_in_fleet::Abroad;
 use crate::engine::errand::{Asker, Seek, Task, Verdict};
 use crate::engine::mail::{Mail, ShardId, Sought};
 use crate::engine::parts::Engine;
+use crate::engine::role::Role;
 use crate::metrics::Counter;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
@@ -47,23 +49,25 @@ const UNANSWERED: &str = "a shard of the server has not answered in time; ask ag
 /// A page of streams, as far as it has come.
 #[derive(Debug)]
 pub(in crate::engine) struct Listing {
-    user: Option<UserBuf>,
+    pub(super) user: Option<UserBuf>,
     ignored: Ignored,
     /// So many more fit.
-    left: usize,
+    pub(super) left: usize,
     /// The shard that is asked, and from which place on.
     shard: ShardId,
     from: u32,
     /// Where it was asked to begin.
     began: (ShardId, u32),
-    rows: Vec<u8>,
+    pub(super) rows: Vec<u8>,
     until: Mono,
+    /// It goes on at other nodes of the fleet. None: it does not.
+    pub(super) abroad: Option<Abroad>,
 }
 
 impl Listing {
     /// Whether it is further than where it began.
     pub(super) fn has_moved(&self) -> bool {
-        (self.shard, self.from) != self.began
+        (self.shard, self.from) != self.began || self.abroad.as_ref().is_some_and(Abroad::has_moved)
     }
 
     fn seek(&self) -> Seek {
@@ -90,21 +94,34 @@ impl Listing {
 
 /// `GET /v1/streams`.
 pub(super) fn list(engine: &mut Engine, conn: ConnId, page: Page, _: &Caller, now: Now) -> Served {
-    let (shard, from) = match &page.cursor {
-        None => (0, 0),
-        Some(cursor) => {
-            let place = engine.streams_walk(page.filter()).place(cursor);
-            let place = place.map(|[s0, s1, p0, p1, p2, p3]| {
+    let in_fleet = matches!(engine.node.role, Role::Fleet(_));
+    begin(engine, conn, page, in_fleet, now)
+}
+
+/// `GET /v1/node/streams`: another node of the fleet asks for those of this one.
+pub(super) fn own(engine: &mut Engine, conn: ConnId, page: Page, _: &Caller, now: Now) -> Served {
+    begin(engine, conn, page, false, now)
+}
+
+fn begin(engine: &mut Engine, conn: ConnId, page: Page, in_fleet: bool, now: Now) -> Served {
+    let shards = engine.node.shards;
+    let (shard, from, abroad) = match &page.cursor {
+        None => (0, 0, in_fleet.then(|| Abroad::new(&[], now.mono)).flatten()),
+        Some(cursor) => match engine.streams_walk(page.filter()).long_place(cursor) {
+            Ok(([s0, s1, p0, p1, p2, p3], rest)) => {
+                let shard = ShardId::from_be_bytes([s0, s1]);
                 let place = u32::from_be_bytes([p0, p1, p2, p3]);
-                (ShardId::from_be_bytes([s0, s1]), place)
-            });
-            match place {
-                Ok(place) if place.0 < engine.node.shards => place,
-                Ok(_) => return Answer::from(CursorFault::Gone).into(),
-                Err(fault) => return Answer::from(fault).into(),
+                let abroad = Abroad::new(&rest, now.mono).filter(|_| in_fleet);
+                // Where nobody else is asked a walk ends with the last shard.
+                if shard >= shards && abroad.is_none() {
+                    return Answer::from(CursorFault::Gone).into();
+                }
+                (shard, place, abroad)
             }
-        }
+            Err(fault) => return Answer::from(fault).into(),
+        },
     };
+    let given_up = abroad.as_ref().map(Abroad::given_up);
     let listing = Listing {
         user: page.filter,
         ignored: page.ignored,
@@ -114,10 +131,19 @@ pub(super) fn list(engine: &mut Engine, conn: ConnId, page: Page, _: &Caller, no
         began: (shard, from),
         rows: Vec::new(),
         until: now.mono.plus_ms(PAGE_MS_MAX),
+        abroad,
     };
     let asker = engine.asker_of_streams(conn, now);
-    engine.send_seek(shard, listing.seek(), asker);
-    parked(Then::Streams(Box::new(listing)), asker)
+    if let Some(ask) = listing
+        .ask(engine.node.shard, conn, now)
+        .filter(|_| shard >= shards)
+    {
+        engine.ask_abroad(ask);
+    } else {
+        engine.send_seek(shard, listing.seek(), asker);
+    }
+    let until = given_up.unwrap_or(asker.until);
+    parked(Then::Streams(Box::new(listing)), Asker { until, ..asker })
 }
 
 /// `GET /v1/streams/{stream}`.
@@ -334,6 +360,11 @@ impl Engine {
                 };
                 return self.send_seek(shard, seek, asker);
             }
+            if shard >= shards
+                && let Some(ask) = listing.ask(self.node.shard, conn, now)
+            {
+                return self.ask_abroad(ask);
+            }
         }
         let Some(mut pending) = self.conns.unpark(conn) else {
             return;
@@ -350,16 +381,20 @@ impl Engine {
     pub(super) fn listed_streams(&self, listing: Listing) -> Answer {
         let mut body = b"{\"streams\":[".to_vec();
         body.extend_from_slice(&listing.rows);
-        let is_over = listing.shard >= self.node.shards;
+        let abroad = listing.abroad.as_ref();
+        let is_over = listing.shard >= self.node.shards && abroad.is_none_or(Abroad::is_over);
         body.extend_from_slice(b"],\"cursor\":");
         if is_over {
             body.extend_from_slice(b"null");
         } else {
             let filter = listing.user.as_ref().map_or("", UserBuf::as_str);
-            let mut place = [0; 6];
-            place[..2].copy_from_slice(&listing.shard.to_be_bytes());
-            place[2..].copy_from_slice(&listing.from.to_be_bytes());
+            let mut place = listing.shard.to_be_bytes().to_vec();
+            place.extend(listing.from.to_be_bytes());
+            place.extend(abroad.map(Abroad::place).unwrap_or_default());
             write_str(&self.streams_walk(filter).cursor(&place), &mut body);
+        }
+        if let Some(abroad) = abroad {
+            abroad.write(&mut body);
         }
         listing.ignored.write(usize::MAX, &mut body);
         body.push(b'}');

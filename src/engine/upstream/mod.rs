@@ -6,6 +6,7 @@
 //! connected gets one at once. Opens no socket: the links send both. Which node a publisher
 //! belongs to is the wire's (`wire/nodes.rs`).
 
+mod abroad;
 mod answers;
 mod delivery;
 mod hooked;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 
+pub use abroad::{NodeAsk, NodeStreams, StreamsAsk};
 pub use answers::adopt_answers;
 pub use delivery::{SAMPLE_MS, Sample};
 pub use hooked::{HookOrder, HookReport, HookState, HookStates};

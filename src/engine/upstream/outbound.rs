@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::abroad::StreamsAsk;
 use super::delivery::Sample;
 use super::passing::Part;
 use crate::auth::TICKET_ID_BYTES;
@@ -152,6 +153,9 @@ pub enum Outbound {
         /// Where the last page has ended; nothing is the beginning.
         place: Box<[u8]>,
     },
+    /// To the bridge to a fleet: a page of streams goes on at another node. What came of it comes
+    /// as [`Mail::Abroad`](crate::engine::Mail::Abroad).
+    Streams(StreamsAsk),
     /// To the bridge to a fleet: this user is to be erased. What came of it comes as
     /// [`Mail::Taken`](crate::engine::Mail::Taken).
     Erase(UserBuf, Asker),
@@ -186,6 +190,7 @@ impl Outbound {
             | Outbound::Goodbyes(_)
             | Outbound::Ticket { .. }
             | Outbound::Online { .. }
+            | Outbound::Streams(_)
             | Outbound::Erase(..)
             | Outbound::Publish(_)
             | Outbound::Holders(_)

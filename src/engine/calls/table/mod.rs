@@ -30,7 +30,7 @@ use super::session::{sign_in, sign_out};
 use super::status::set;
 use super::stream::open;
 use super::stream_beat::beat as stream_beat;
-use super::streams::{end as cut, list, one as seen};
+use super::streams::{end as cut, list, one as seen, own};
 use super::ticket::make;
 use crate::auth::Scope;
 use crate::engine::parts::Engine;
@@ -81,6 +81,7 @@ static TABLE: &[Row] = &[
     inner(Post, "/v1/streams/held", StreamsHeld, Mirrors, Peers(Admin),   Allowed, Users(held)),
     inner(Post, "/v1/streams/end", StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
     inner(Get, STREAMS,           StreamsList, Streams, Here(Admin), Allowed, Walks(ByUser, list)),
+    row(Get, NODE_STREAMS,         StreamsList,  Streams, Nodes, Allowed, Walks(ByUser, own)),
     inner(Get, ONE_STREAM,         StreamsOne,   Streams, Here(Admin),    Allowed, InPath(seen)),
     inner(Delete, ONE_STREAM,      StreamsCut,   Streams, Services(Admin), Allowed, InPath(cut)),
     inner(Get, ONLINE,             Online, Shares, Here(Admin), Allowed, Walks(ByPrefix, online)),
@@ -121,6 +122,8 @@ const PINNED_CLIENT: &str = "/client/{version}/client.js";
 const PINNED_ELEMENT: &str = "/client/{version}/green-dot.js";
 const STREAM: &str = "/v1/stream";
 const STREAMS: &str = "/v1/streams";
+/// What nodes of a fleet ask each other.
+const NODE_STREAMS: &str = "/v1/node/streams";
 const ONE_STREAM: &str = "/v1/streams/{stream}";
 const ONLINE: &str = "/v1/online";
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";

@@ -1,0 +1,143 @@
+//! `GET /v1/streams` over several nodes and one real Redis: any node lists the streams of all.
+
+use std::collections::BTreeMap;
+
+use greendot::wire::beat::FleetKey;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::fleet::{Fleet, fleet};
+use crate::harness::{Server, until};
+use crate::http::Answer;
+use crate::stream::Stream;
+
+fn page(node: &Server, query: &str) -> Value {
+    let answer = node.get(&format!("/v1/streams?{query}"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+/// All that a walk in pages lists: each user's stream with the node that it is at, and who was
+/// silent.
+fn walked(node: &Server, limit: usize, filter: &str) -> (BTreeMap<String, Value>, Vec<Value>) {
+    let (mut listed, mut silent) = (BTreeMap::new(), Vec::new());
+    let mut query = format!("limit={limit}{filter}");
+    loop {
+        let page = page(node, &query);
+        let streams = page["streams"].as_array().expect("a list");
+        assert!(streams.len() <= limit, "{page}");
+        for stream in streams {
+            let user = stream["user"].as_str().expect("a user").to_owned();
+            assert_eq!(listed.insert(user, stream.clone()), None, "twice");
+        }
+        silent.extend(page["silent"].as_array().expect("a list").clone());
+        match page["cursor"].as_str() {
+            Some(cursor) => query = format!("limit={limit}{filter}&cursor={cursor}"),
+            None => return (listed, silent),
+        }
+    }
+}
+
+fn address(node: &Server) -> String {
+    node.http.to_string()
+}
+
+/// Three streams at each node, and all nodes know each other.
+fn streams(nodes: &[Server]) -> Vec<Stream> {
+    for node in nodes {
+        node.expect_metric("greendot_fleet_nodes", |seen| seen == nodes.len() as f64);
+    }
+    let mut streams = Vec::new();
+    for (at, node) in nodes.iter().enumerate() {
+        for number in 0..3 {
+            let mut stream = node.stream(&format!("user=user-{at}-{number}"));
+            stream.expect("hello");
+            streams.push(stream);
+        }
+    }
+    streams
+}
+
+#[test]
+fn any_node_lists_the_streams_of_all() {
+    let Some(fleet) = fleet() else { return };
+    let nodes = [fleet.node(), fleet.node(), fleet.node()];
+    let _streams = streams(&nodes);
+    for (own, node) in nodes.iter().enumerate() {
+        for limit in [1_000, 2] {
+            let (listed, silent) = walked(node, limit, "");
+            assert_eq!((listed.len(), silent), (9, vec![]));
+            for (user, stream) in listed {
+                let at: usize = user[5..6].parse().expect("a number");
+                // Those of the node itself say nothing of where they are.
+                let expected = match at == own {
+                    true => Value::Null,
+                    false => json!(address(&nodes[at])),
+                };
+                assert_eq!(stream["node"], expected, "{stream}");
+            }
+        }
+        let (his, _) = walked(node, 10, "&user=user-1-2");
+        assert_eq!(his.into_keys().collect::<Vec<_>>(), ["user-1-2"]);
+        let (nobodys, silent) = walked(node, 10, "&user=nobody");
+        assert_eq!((nobodys.len(), silent.len()), (0, 0));
+    }
+    // A cursor is good for its node and walk alone.
+    let cursor = page(&nodes[0], "limit=4")["cursor"].clone();
+    let cursor = cursor.as_str().expect("there is more");
+    for (node, query) in [
+        (&nodes[0], format!("cursor={cursor}&user=bob")),
+        (&nodes[1], format!("cursor={cursor}")),
+    ] {
+        let answer = node.get(&format!("/v1/streams?{query}"));
+        assert_eq!(answer.status, 410, "{}", answer.text());
+    }
+}
+
+#[test]
+fn a_node_answers_another_for_itself_alone_and_nobody_else() {
+    let Some(fleet) = fleet() else { return };
+    let nodes = [fleet.node(), fleet.node()];
+    let _streams = streams(&nodes);
+    let token = FleetKey::new([0x11; 32]).service_token();
+    let own = get_as(&nodes[0], "/v1/node/streams", &token).json();
+    assert_eq!(own["streams"].as_array().map(Vec::len), Some(3), "{own}");
+    assert!(own.get("silent").is_none() && own["cursor"].is_null());
+    assert_eq!(nodes[0].get("/v1/node/streams").status, 401);
+}
+
+fn get_as(node: &Server, target: &str, token: &str) -> Answer {
+    let mut conn = node.connect();
+    let header = format!("Host: e2e\r\nAuthorization: Bearer {token}\r\n");
+    conn.send(format!("GET {target} HTTP/1.1\r\n{header}\r\n").as_bytes());
+    conn.answer()
+}
+
+#[test]
+fn a_node_that_stands_still_is_named_and_one_that_has_ended_is_not_asked() {
+    let Some(fleet) = Fleet::in_home(crate::harness::Home::new()) else {
+        return;
+    };
+    // A node that stands still is not dead for so long.
+    let long = ["--offline-after-ms=60s", "--beat-interval-ms=10s"];
+    let [one, two, three] = [(); 3].map(|()| fleet.node_with(&long));
+    let nodes = [one, two, three];
+    let _streams = streams(&nodes);
+    let [one, two, three] = nodes;
+    two.process.stop();
+    let (listed, silent) = walked(&one, 1_000, "");
+    assert_eq!(silent, [json!(address(&two))]);
+    let users: Vec<&str> = listed.keys().map(|user| &user[..6]).collect();
+    assert_eq!(users, [["user-0"; 3], ["user-2"; 3]].concat());
+    two.process.signal(Signal::CONT);
+    until("it answers again", || {
+        walked(&one, 1_000, "").1.is_empty().then_some(())
+    });
+    assert!(three.terminate().success());
+    // Its lease has not run out.
+    until("the others know that it has ended", || {
+        let (listed, silent) = walked(&one, 1_000, "");
+        (silent.is_empty() && listed.len() == 6).then_some(())
+    });
+    one.expect_metric("greendot_fleet_nodes", |nodes| nodes == 3.0);
+}
