@@ -28,6 +28,8 @@ use crate::redis::{Answer, Link, Server};
 const PARTITIONS: u32 = 1_024;
 const KEY: [u8; 32] = [0x11; 32];
 const STEP: Duration = Duration::from_millis(50);
+/// Between two counts of all claims, which are reads of every partition.
+const COUNT_STEP: Duration = Duration::from_millis(300);
 /// Calls of Redis that take longer are kept for a look, us.
 const SLOW_US: &str = "500";
 
@@ -247,7 +249,7 @@ impl Fleet {
                 waited_ms < 600_000,
                 "waited in vain: {what}: {claims} claims"
             );
-            sleep(STEP);
+            sleep(COUNT_STEP);
         }
     }
 
