@@ -21,6 +21,9 @@ use crate::wire::{User, UserBuf};
 /// Later than anything that is known: whoever has read a state knows better.
 const READ: Source = Source::Answered(Unix::from_ms(u64::MAX >> 1));
 
+/// Clocks of nodes and of Redis that differ by less are as one, in ms.
+const AHEAD_MS: u64 = 1_000;
+
 /// The two databases, and what is news since it was last taken.
 pub struct Databases {
     told: Arc<Presence>,
@@ -131,6 +134,19 @@ impl Databases {
         self.sure.push(slot);
     }
 
+    /// When somebody came of whom this node tells by itself: when it was heard here, which may be
+    /// some time ago if Redis was waited for. Not by a clock that is ahead of Redis', whose time
+    /// `guess` is.
+    fn came(&self, slot: Slot, guess: Unix, now: Now) -> Unix {
+        let heard = self
+            .heard
+            .is_online(slot)
+            .then(|| self.heard.state(slot, now));
+        let heard = heard.and_then(|state| state.since);
+        let is_ahead = |since: &Unix| *since > guess.plus_ms(AHEAD_MS);
+        heard.filter(|since| !is_ahead(since)).unwrap_or(guess)
+    }
+
     /// What everybody is told of somebody of whom the fleet says this: status, since when, and when
     /// it was last heard of.
     fn public(&self, slot: Slot, state: State, now: Now) -> (Status, Option<Unix>, Option<Unix>) {
@@ -218,6 +234,9 @@ impl Local for Databases {
         if how == How::Alone {
             if known.status == status {
                 return;
+            }
+            if !known.status.is_online() {
+                since = since.map(|guess| self.came(slot, guess, now));
             }
             // What this node does by itself is later than all that it was told.
             let later = known.since.filter(|_| known.is_known());
@@ -525,6 +544,27 @@ mod tests {
             (known.status, known.since),
             (Status::Busy, Some(Unix::from_ms(4_001)))
         );
+    }
+
+    #[test]
+    fn who_comes_while_redis_is_away_came_when_it_was_heard() {
+        for (guess, expected) in [(9_000, 4_000), (3_500, 4_000), (2_900, 2_900)] {
+            let mut world = World::new();
+            let heard = Arc::clone(&world.databases.heard);
+            heard.record_beat(world.bob, Unix::from_ms(4_000), at(4_000));
+            world.look(4_000);
+            let state = State {
+                is_here: true,
+                flags: UserFlags::PLAIN,
+                since: Unix::from_ms(guess),
+                last_active: None,
+                gone_since: None,
+            };
+            let databases = &mut world.databases;
+            databases.told(world.bob, state, How::Alone, at(9_000));
+            let since = databases.told.state(world.bob, at(9_000)).since;
+            assert_eq!(since, Some(Unix::from_ms(expected)), "{guess}");
+        }
     }
 
     #[test]
