@@ -114,13 +114,10 @@ const TOGETHER_MS: u64 = 100;
 /// The process's clock, shared by all threads: `unix` is an anchor plus `mono`, so it moves evenly
 /// between two steps of the wall clock, and a step reaches every shard as one jump of `unix`
 /// against `mono`, which the engine looks for.
-///
-/// The anchor is kept in microseconds: by whole milliseconds two processes of one machine would
-/// differ by one, and put in another order what comes to one right after the other.
 #[derive(Debug)]
 pub struct Clock {
-    /// Unix time less Mono, in microseconds.
-    anchor_us: AtomicI64,
+    /// Unix ms less Mono ms.
+    anchor_ms: AtomicI64,
 }
 
 impl Default for Clock {
@@ -133,12 +130,12 @@ impl Clock {
     /// A clock anchored to the wall clock as it is.
     pub fn new() -> Clock {
         // A thread that was stopped between two readings has the wall clock later than it was.
-        let anchors = (0..5).map(|_| {
+        let apart = (0..5).map(|_| {
             let (mono, wall_us) = read_together();
             wall_us - mono.micros() as i64
         });
         Clock {
-            anchor_us: AtomicI64::new(anchors.min().unwrap_or_default()),
+            anchor_ms: AtomicI64::new(nearest_ms(apart.min().unwrap_or_default())),
         }
     }
 
@@ -146,15 +143,15 @@ impl Clock {
     pub fn now(&self) -> Now {
         // Before the clocks: an anchor that another thread sets meanwhile is newer than what is
         // read here.
-        let mut anchor = self.anchor_us.load(Ordering::Acquire);
+        let mut anchor = self.anchor_ms.load(Ordering::Acquire);
         let (mono, wall_us) = read_together();
-        let mono_us = mono.micros() as i64;
-        let off_us = wall_us - (mono_us + anchor);
-        if off_us.unsigned_abs() > ANCHOR_TOLERANCE_MS * 1_000 {
+        let mono_ms = mono.ms() as i64;
+        let off = wall_us / 1_000 - (mono_ms + anchor);
+        if off.unsigned_abs() > ANCHOR_TOLERANCE_MS {
             // Whoever is first decides; a second thread that saw the same step takes the first
             // one's anchor.
-            let fresh = wall_us - mono_us;
-            anchor = match self.anchor_us.compare_exchange(
+            let fresh = nearest_ms(wall_us - mono.micros() as i64);
+            anchor = match self.anchor_ms.compare_exchange(
                 anchor,
                 fresh,
                 Ordering::AcqRel,
@@ -166,9 +163,16 @@ impl Clock {
         }
         Now {
             mono,
-            unix: Unix(u64::try_from(mono_us + anchor).unwrap_or(0) / 1_000),
+            unix: Unix(u64::try_from(mono_ms + anchor).unwrap_or(0)),
         }
     }
+}
+
+/// The whole milliseconds that are nearest to so many microseconds. Of what both clocks show in
+/// whole milliseconds the difference is one or the other: two processes of one machine would put
+/// what comes to one right after the other in another order.
+fn nearest_ms(micros: i64) -> i64 {
+    (micros + 500).div_euclid(1_000)
 }
 
 /// Both clocks, the wall clock in microseconds, read within [`TOGETHER_MS`]: a thread that was
@@ -210,16 +214,35 @@ mod tests {
     }
 
     #[test]
+    fn an_anchor_is_the_nearest_millisecond() {
+        for (micros, expected) in [(1_499, 1), (1_500, 2), (-1_499, -1), (-1_501, -2), (0, 0)] {
+            assert_eq!(nearest_ms(micros), expected, "{micros}");
+        }
+    }
+
+    /// What is made before and after a step is told by that.
+    #[test]
+    fn the_two_clocks_are_equally_far_apart_all_the_time() {
+        let clock = Clock::new();
+        let apart = || {
+            let now = clock.now();
+            now.unix.ms() - now.mono.ms()
+        };
+        let first = apart();
+        assert!((0..100_000).all(|_| apart() == first));
+    }
+
+    #[test]
     fn a_step_of_the_wall_clock_is_one_jump() {
         let clock = Clock::new();
         // As if the wall clock had been stepped by an hour since the anchor was taken.
-        clock.anchor_us.fetch_sub(3_600_000_000, Ordering::Relaxed);
+        clock.anchor_ms.fetch_sub(3_600_000, Ordering::Relaxed);
         let now = clock.now();
         assert!(now.unix.ms_apart(Unix(wall_us() as u64 / 1_000)) <= 100);
         // Within the tolerance the anchor stays.
-        clock.anchor_us.fetch_sub(500_000, Ordering::Relaxed);
-        let anchor = clock.anchor_us.load(Ordering::Relaxed);
+        clock.anchor_ms.fetch_sub(500, Ordering::Relaxed);
+        let anchor = clock.anchor_ms.load(Ordering::Relaxed);
         clock.now();
-        assert_eq!(clock.anchor_us.load(Ordering::Relaxed), anchor);
+        assert_eq!(clock.anchor_ms.load(Ordering::Relaxed), anchor);
     }
 }
