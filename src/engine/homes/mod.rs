@@ -45,11 +45,6 @@ impl Homes {
         self.0.list.load_full()
     }
 
-    /// Whether callers here have said nothing of users that the fleet has yet to tell.
-    pub fn is_settled(&self) -> bool {
-        self.0.writes.is_empty()
-    }
-
     /// The fleet's word of a user has come: it is here, or not.
     pub fn told(&self, user: User<'_>, is_here: bool) {
         self.0.writes.told(user, is_here);
