@@ -32,6 +32,16 @@ const OPEN_MAX: usize = 4;
 /// Longest list of partitions in a word, in bytes; a longer one is said as all.
 const AWAY_BYTES_MAX: usize = 40;
 
+fn silent_ms(offline_after_ms: u64) -> u64 {
+    SILENT_MS.min(offline_after_ms / 3)
+}
+
+/// Longest time, in ms, for which beats go to a home that has died, where a beat counts for
+/// `offline_after_ms`.
+pub fn missed_ms(offline_after_ms: u64) -> u64 {
+    silent_ms(offline_after_ms) + ASK_MS
+}
+
 /// What a node says of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct OwnState {
@@ -79,7 +89,7 @@ impl Homing {
         Homing {
             own,
             partitions,
-            silent_ms: SILENT_MS.min(offline_after_ms / 3),
+            silent_ms: silent_ms(offline_after_ms),
             peers: BTreeMap::new(),
             random,
             due: now,

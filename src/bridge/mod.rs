@@ -40,6 +40,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use self::board::{Board, Site, Wakes};
+pub use self::homing::missed_ms;
 pub use self::survey::{Cluster, Survey, Surveyed};
 use crate::backoff::Backoff;
 use crate::fleet::partition::Partitions;

@@ -10,7 +10,6 @@ use super::ServeFault;
 use super::links::{Wiring, spawn};
 use super::webhooks::request_ms;
 use crate::auth::Keyrings;
-use crate::bridge::Options;
 use crate::bridge::abroad::Abroad;
 use crate::bridge::databases::Databases;
 use crate::bridge::desk::{Desk, TellOne};
@@ -18,6 +17,7 @@ use crate::bridge::driver::{self, Inbox};
 use crate::bridge::hooks::{HookOutlet, Hooks};
 use crate::bridge::neighbours::{Neighbours, Say};
 use crate::bridge::shards::Shards as Core;
+use crate::bridge::{Options, missed_ms};
 use crate::config::webhooks::Webhook;
 use crate::engine::{Mail, Outbound, instance_of};
 use crate::fleet::hooks::name_of;
@@ -126,6 +126,7 @@ impl Ready {
                 ..Layout::default()
             },
             info: hooks.info().into(),
+            missed_ms: missed_ms(config.settings.offline_after_ms),
             settle_ms: config.fleet.settle_ms,
             forget_after_ms: config.settings.forget_after,
             reap_users_per_s: config.fleet.reap_users_per_second as u32,

@@ -252,8 +252,9 @@ impl<L: Local> Member<L> {
     /// Who is alive, and who is dead.
     fn judge(&mut self, now: Now) {
         let lease_ms = u64::from(self.settings.layout.offline_after_ms);
-        // What was heard just before a renewal that never came counts for as long as any beat.
-        let dead_ms = lease_ms + self.settings.renew_ms;
+        // What was heard just before a renewal that never came counts for as long as any beat. So
+        // does what was lost because nobody knew that the node had died.
+        let dead_ms = lease_ms + self.settings.renew_ms + self.settings.missed_ms;
         let amnesty = !planted::is(Planted::AmnestyIgnored);
         let is_awaited = |life| life != self.life && !self.dead.contains_key(&life);
         if amnesty && self.lanes.awaited(lease_ms, now.mono).any(is_awaited) {

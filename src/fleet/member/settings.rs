@@ -9,6 +9,8 @@ pub struct Settings {
     pub info: Box<str>,
     /// Time between two renewals of its lease in one lane.
     pub renew_ms: u64,
+    /// After that others know that a node has died, and pass no more beats on to it.
+    pub missed_ms: u64,
     /// After an outage, or when another server has taken over, nothing is taken back for so long:
     /// those who know better speak first.
     pub settle_ms: u64,
@@ -31,6 +33,7 @@ impl Default for Settings {
             layout: Layout::default(),
             info: "".into(),
             renew_ms: 1_000,
+            missed_ms: 2_500,
             settle_ms: 6_000,
             void_after_ms: 2_000,
             audit_ms: 30_000,
