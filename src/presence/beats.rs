@@ -362,10 +362,11 @@ impl Presence {
         // Even if the bit still says online: the goodbye may be on its way through the owner's
         // sweep.
         self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
-        if self.online.has(slot) {
-            BeatOutcome::Stored
-        } else {
-            BeatOutcome::StoredOffline
+        match self.online.has(slot) {
+            // Whoever was told of the goodbye is to be told that it is over.
+            true if before.has_parted() => BeatOutcome::StoredNews,
+            true => BeatOutcome::Stored,
+            false => BeatOutcome::StoredOffline,
         }
     }
 }

@@ -160,7 +160,8 @@ pub enum BeatOutcome {
     Stored,
     /// Stored; the slot is not published online: its owner must look now.
     StoredOffline,
-    /// Stored, and whether somebody is at the user's devices has changed: its owner must look now.
+    /// Stored; a goodbye that nobody had looked at is over, or whether somebody is at the user's
+    /// devices has changed: its owner must look now.
     StoredNews,
     /// Sent in an earlier step than an accepted leave: refused.
     BeforeLeave,

@@ -551,6 +551,10 @@ fn a_goodbye_stands_against_older_beats_only() {
         BeatOutcome::StoredOffline
     );
     assert_eq!(world.looked(ann, 2_200), [online(ann, false)]);
+    assert_eq!(
+        world.presence.record_beat(ann, at(2_216).unix, at(2_216)),
+        BeatOutcome::Stored
+    );
     // The goodbye comes again, and one from before it: both are older than the beat that undid it.
     assert_eq!(
         world.presence.record_leave(ann, at(2_000).unix, at(2_300)),

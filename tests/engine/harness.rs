@@ -53,6 +53,7 @@ pub(crate) struct World {
     mirrors: usize,
     dir: tempfile::TempDir,
     presence: Option<Arc<Presence>>,
+    heard: Option<Arc<Presence>>,
     board: Option<Arc<Board>>,
     drivers: Vec<Driver<usize>>,
     outside: Outside,
@@ -202,6 +203,7 @@ impl World {
             mirrors,
             dir: tempfile::tempdir().expect("a folder for the store"),
             presence: None,
+            heard: None,
             board: None,
             drivers: Vec::new(),
             outside: Outside {
@@ -326,7 +328,7 @@ impl World {
             let door = Door::new(self.settings.mailbox_max, self.settings.mailbox_bytes_max);
             self.outside.doors.push(door);
         }
-        self.presence = Some(presence);
+        (self.presence, self.heard) = (Some(presence), Some(heard));
         self.board = Some(board);
     }
 
@@ -336,7 +338,7 @@ impl World {
         self.drivers.clear();
         self.outside.doors.clear();
         self.outside.order = Order::Run;
-        self.presence = None;
+        (self.presence, self.heard) = (None, None);
         for client in &mut self.outside.clients {
             client.socket = Socket::Closed;
         }
@@ -761,6 +763,11 @@ impl World {
 
     pub(crate) fn presence(&self) -> &Arc<Presence> {
         self.presence.as_ref().expect("the process runs")
+    }
+
+    /// The database that hears, of a node of a fleet.
+    pub(crate) fn heard(&self) -> &Arc<Presence> {
+        self.heard.as_ref().expect("the process runs")
     }
 
     pub(crate) fn board(&self) -> &Board {

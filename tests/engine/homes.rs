@@ -7,7 +7,7 @@ use greendot::engine::{
     Asker, Came, Home, HomeList, Mail, Outbound, PartitionSet, Passed, Place, Role,
 };
 use greendot::metrics::Counter;
-use greendot::presence::Source;
+use greendot::presence::{LeaveOutcome, Source};
 use greendot::status::Status;
 use greendot::time::Unix;
 use greendot::wire::beat::{Flags, Keys, Writer, open};
@@ -144,6 +144,35 @@ fn beats_go_home_once_and_keep_the_time_at_which_they_were_sent() {
     assert!(is_heard(&mut world, &first));
     assert_eq!(world.count(0, Counter::FleetBeatsFromNodes), 2);
     assert_eq!(world.count(0, Counter::BeatsUdp), 3);
+}
+
+/// The fleet's word of a goodbye comes between two sweeps, and the next beat as well.
+#[test]
+fn a_beat_behind_a_goodbye_that_nobody_has_looked_at_is_news_for_the_fleet() {
+    let mut world = world(1);
+    let [user] = at_home(0);
+    let heard_of = |world: &mut World| {
+        let outbound = world.outbound().into_iter();
+        let slots = outbound.filter_map(|(_, outbound)| match outbound {
+            Outbound::Heard(slots) => Some(slots),
+            _ => None,
+        });
+        slots.flatten().collect::<Vec<_>>()
+    };
+    world.at(1_000).beat(0, &[&user]);
+    let slot = world.presence().lookup(named(&user)).expect("it is heard");
+    assert_eq!(heard_of(&mut world), [slot]);
+    world.at(2_000);
+    let now = world.now();
+    assert_eq!(
+        world.heard().record_leave(slot, now.unix, now),
+        LeaveOutcome::Left
+    );
+    world.beat(0, &[&user]);
+    assert_eq!(heard_of(&mut world), [slot]);
+    // And one more is none.
+    world.beat(0, &[&user]);
+    assert_eq!(heard_of(&mut world), []);
 }
 
 #[test]

@@ -150,7 +150,12 @@ impl Engine {
     pub(in crate::engine) fn look_own(&mut self, slot: Slot, now: Now) {
         let context = self.sweep_context(now);
         self.passes.sweeping.look(&self.heard, context, slot);
+        let before = self.posts.heard.len();
         self.tell_decided(now);
+        if self.posts.has_bridge() && self.posts.heard.len() == before {
+            // Nothing has changed since the last look; but the fleet's word may have come between.
+            self.posts.heard.push(slot);
+        }
     }
 
     fn tell_decided(&mut self, now: Now) {
