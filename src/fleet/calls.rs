@@ -16,6 +16,9 @@ use super::{Birth, CALL_USERS_MAX, Life, library};
 use crate::time::Unix;
 use crate::wire::User;
 
+/// Flags of a claim whose node does not know what its user says of itself.
+const FLAGS_UNKNOWN: u8 = 3;
+
 /// A command of Redis.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Call {
@@ -101,10 +104,17 @@ impl Vouch {
 
     /// Claims `user`. Kinds add up with those claimed before; an open stream alone is only kept of
     /// a user who is here. `known`: since when the user is known to be here with these flags. The
-    /// flags count if that is later than what Redis has, which has lost something then.
-    pub fn claim(&mut self, user: User<'_>, flags: UserFlags, kinds: Kinds, known: Option<Unix>) {
+    /// flags count if that is later than what Redis has, which has lost something then. None: what
+    /// the user says of itself is not known here, and stays as Redis has it.
+    pub fn claim(
+        &mut self,
+        user: User<'_>,
+        flags: Option<UserFlags>,
+        kinds: Kinds,
+        known: Option<Unix>,
+    ) {
         let sent = kinds.beat.unwrap_or_default();
-        let flags = flags.said().byte();
+        let flags = flags.map_or(FLAGS_UNKNOWN, |flags| flags.said().byte());
         self.say(b'+', user, flags, kinds, sent, known.unwrap_or_default());
     }
 
@@ -247,9 +257,9 @@ mod tests {
         });
         assert!(vouch.is_empty());
         let (bob, at) = (User::from_text("bob").unwrap(), Unix::from_ms(0x0102));
-        vouch.claim(bob, UserFlags::PLAIN, Kinds::beat(at), None);
+        vouch.claim(bob, Some(UserFlags::PLAIN), Kinds::beat(at), None);
         let busy = UserFlags::new(crate::status::Status::Busy, false);
-        vouch.claim(bob, busy, Kinds::OPEN_ONLY, Some(at));
+        vouch.claim(bob, Some(busy), Kinds::OPEN_ONLY, Some(at));
         vouch.withdraw(bob, Kinds::STREAM_ONLY, at);
         vouch.goodbye(bob, Kinds::OPEN_ONLY, at, Unix::from_ms(3));
         vouch.log_out(bob, at);

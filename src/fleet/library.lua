@@ -17,6 +17,8 @@ local META, FENCES, LIFE, RING, NEWEST = '\0m', '\0F', '\0L', '\0r', '\0t'
 local BEAT, PROOF, STREAMS, KINDS, UNATTENDED = 1, 3, 6, 8, 8
 -- Bits of flags. What a user says of itself is below the fourth, which is a record's alone.
 local INVISIBLE, SAID, MORE, AWAY = 4, 8, 8, 16
+-- Flags of a claim whose node does not know what its user says of itself.
+local UNKNOWN = 3
 local CLAIM, WITHDRAW, GOODBYE, LOG_OUT, FLAGS = 43, 45, 103, 33, 61 -- + - g ! =, and x
 local IS_OP = { [43] = true, [45] = true, [103] = true, [33] = true, [61] = true, [120] = true }
 local REAP = 114 -- r
@@ -154,7 +156,7 @@ local function fault_of(keys, args)
       return 'the operation is one of + - g ! = x'
     elseif is_reap and op ~= WITHDRAW then
       return 'a reaper only withdraws'
-    elseif flags > 7 or flags % 4 == 3 or kind > 15 or (op == CLAIM and kind % KINDS == 0) then
+    elseif flags > 7 or (flags % 4 == 3 and (op ~= CLAIM or flags ~= UNKNOWN)) or kind > 15 or (op == CLAIM and kind % KINDS == 0) then
       return 'flags or a kind that there is not'
     elseif op == FLAGS and (kind == 0 or kind > 3) then
       return 'flags of which nothing is said'
@@ -281,7 +283,7 @@ local function vouch(keys, args)
         local kept, is_known = value and struct.unpack('>I6', value) or 0, known > 0
         -- If nobody has gone since then, neither has this user.
         is_known = is_known and known > math.max(kept, last_left) and known <= since
-        if not is_known then
+        if not is_known or flags == UNKNOWN then
           flags = value and byte(value, 7) or 0
         end
         flags = flags + (kind >= UNATTENDED and AWAY or 0)
@@ -319,6 +321,7 @@ local function vouch(keys, args)
       if known > struct.unpack('>I6', value) and known <= since then
         -- The latest that any node knows counts: what was said since is lost.
         came = sub(ops, at + 9, at + 14)
+        flags = flags == UNKNOWN and byte(value, 7) or flags
       else
         flags = byte(value, 7)
       end

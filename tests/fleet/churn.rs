@@ -49,7 +49,7 @@ struct Model {
 /// What is said of a user.
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Claim(UserFlags, Kinds, Option<Unix>),
+    Claim(Option<UserFlags>, Kinds, Option<Unix>),
     Withdraw(Kinds, Unix),
     Goodbye(Kinds, Unix, Unix),
     LogOut(Unix),
@@ -172,7 +172,7 @@ fn op(random: &mut Rng, now: Unix) -> Op {
                 false => kinds,
             };
             Op::Claim(
-                flags,
+                (random.u8(..4) > 0).then_some(flags),
                 Kinds {
                     unattended,
                     ..kinds
@@ -463,7 +463,7 @@ impl Model {
         &mut self,
         life: Life,
         (id, here): (&'static str, Here),
-        flags: UserFlags,
+        flags: Option<UserFlags>,
         kinds: Kinds,
         known: Option<Unix>,
     ) -> (Outcome, Option<What>) {
@@ -480,7 +480,7 @@ impl Model {
             }
         }
         match known.filter(|known| *known > here.since) {
-            Some(known) => self.put(id, &here, flags, known, claims),
+            Some(known) => self.put(id, &here, flags.unwrap_or(here.flags), known, claims),
             None => self.put(id, &here, here.flags, here.since, claims),
         }
     }
@@ -489,7 +489,7 @@ impl Model {
         &mut self,
         life: Life,
         (id, kept): (&'static str, Option<Here>),
-        flags: UserFlags,
+        flags: Option<UserFlags>,
         kinds: Kinds,
         known: Option<Unix>,
     ) -> (Outcome, Option<What>) {
@@ -498,10 +498,9 @@ impl Model {
         }
         let kept_at = kept.as_ref().map_or(Unix::default(), |kept| kept.since);
         let known = known.filter(|known| *known > kept_at.max(self.left));
-        let flags = match known {
-            Some(_) => flags,
-            None => kept.map_or(UserFlags::PLAIN, |kept| kept.flags),
-        };
+        let flags = flags
+            .filter(|_| known.is_some())
+            .unwrap_or_else(|| kept.map_or(UserFlags::PLAIN, |kept| kept.flags));
         let flags = flags.with_unattended(kinds.unattended);
         let since = known.unwrap_or(self.now);
         let claims = vec![Claim { life, kinds }];

@@ -210,6 +210,47 @@ fn whoever_is_claimed_again_is_here_since_then() {
     assert!(carol.since < soon && carol.flags == PLAIN);
 }
 
+/// A node that hears somebody while Redis is away does not know who hides.
+#[test]
+fn a_claim_without_flags_leaves_what_the_user_says_of_itself() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    let hidden = UserFlags::new(Status::Busy, true);
+    let is = |since| {
+        let flags = hidden;
+        [("bob", What::Is { flags, since })]
+    };
+    // Said before it ever came; and known since a moment ago, which is later.
+    world
+        .enrol(ANN, 1)
+        .set_flags("bob", hidden)
+        .expect(&[NotHere], &[("bob", What::Keeps(hidden))]);
+    let said = world.now();
+    let known = wait_past(&mut world, said);
+    world
+        .in_turn(ANN, 2)
+        .claim_as("bob", None, beat(), known)
+        .expect(&[Told], &is(known));
+    assert_eq!(world.here("bob").unwrap().flags, hidden);
+    // And of somebody who is here.
+    let known = wait_past(&mut world, known);
+    world
+        .enrol(BEN, 1)
+        .claim_as("bob", None, beat(), known)
+        .expect(&[Updated], &is(known));
+    assert_eq!(world.here("bob").unwrap().flags, hidden);
+}
+
+/// A moment later than that, by the server's clock.
+fn wait_past(world: &mut World, at: Unix) -> Unix {
+    let later = at.plus_ms(1);
+    while world.now() < later.plus_ms(1) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    later
+}
+
 #[test]
 fn away_is_who_is_at_none_of_the_devices() {
     let Some(mut world) = World::start() else {

@@ -188,7 +188,7 @@ fn a_partition_that_is_new_is_another_one() {
             not_after: world.soon(),
         });
         let id = k.to_string();
-        vouch.claim(user(&id), PLAIN, beat(), None);
+        vouch.claim(user(&id), Some(PLAIN), beat(), None);
         world.link.call(&vouch.call(HOT)).bytes();
         let bytes = world.heard();
         let message = Message::parse(&bytes).unwrap();
@@ -213,7 +213,7 @@ fn what_is_malformed_changes_nothing() {
             k: 2,
             not_after: world.soon(),
         });
-        vouch.claim(user("carol"), PLAIN, beat(), None);
+        vouch.claim(user("carol"), Some(PLAIN), beat(), None);
         vouch.withdraw(user("bob"), beat(), Unix::default());
         let call = vouch.call(HOT);
         call.words().map(<[u8]>::to_vec).collect::<Vec<_>>()
@@ -245,7 +245,8 @@ fn what_is_malformed_changes_nothing() {
         with(6, b"bob"),
         with(6, &[b'x'; 129]),
         op(0, b'?'),
-        op(1, 3),
+        op(1, 7),
+        op(16, 3),
         op(1, 8),
         op(2, 0),
         op(2, 8),

@@ -174,7 +174,10 @@ fn say(vouch: &mut Vouch, random: &mut Rng, (id, now): (&str, Unix), withdraws: 
     let user = user(id);
     match random.u8(..20) {
         _ if withdraws => vouch.withdraw(user, kinds, last_active),
-        0..9 => vouch.claim(user, flags, claimed, known),
+        0..9 => {
+            let flags = (random.u8(..4) > 0).then_some(flags);
+            vouch.claim(user, flags, claimed, known)
+        }
         9..13 => vouch.withdraw(user, kinds, last_active),
         13..17 => vouch.goodbye(user, kinds, sent, last_active),
         17 => vouch.log_out(user, last_active),

@@ -183,7 +183,8 @@ impl World {
 
 impl Said<'_> {
     pub(crate) fn claim(mut self, id: &str, kinds: Kinds) -> Self {
-        self.vouch.claim(user(id), UserFlags::PLAIN, kinds, None);
+        self.vouch
+            .claim(user(id), Some(UserFlags::PLAIN), kinds, None);
         self
     }
 
@@ -191,11 +192,11 @@ impl Said<'_> {
     pub(crate) fn claim_as(
         mut self,
         id: &str,
-        flags: UserFlags,
+        flags: impl Into<Option<UserFlags>>,
         kinds: Kinds,
         known: Unix,
     ) -> Self {
-        self.vouch.claim(user(id), flags, kinds, Some(known));
+        self.vouch.claim(user(id), flags.into(), kinds, Some(known));
         self
     }
 

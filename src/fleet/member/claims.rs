@@ -26,6 +26,9 @@ pub(super) const FLYING: u16 = 128;
 /// Redis has less of it than this node knows: it is said again.
 pub(super) const LOST: u16 = 512;
 
+/// It is told as here by what this node has heard alone: what it says of itself is not known.
+pub(super) const GUESSED: u16 = 1_024;
+
 /// The partition of a slot whose user is not known.
 pub(super) const NOWHERE: u16 = u16::MAX;
 

@@ -1,7 +1,7 @@
 //! Slots: whose they are, what Redis has been told of each, and what is to be said or read.
 
 use super::claims::{
-    ALONE, ASKED, FLYING, HELD, LOST, MARKED, NOWHERE, PROOF, bits_of, excess, missing,
+    ALONE, ASKED, FLYING, GUESSED, HELD, LOST, MARKED, NOWHERE, PROOF, bits_of, excess, missing,
 };
 use super::part::Wanted;
 use super::{How, Local, Member, State};
@@ -68,6 +68,9 @@ impl<L: Local> Member<L> {
         let at = usize::from(self.claims.partition(slot));
         self.parts[at].alone.push(slot);
         let mirrored = self.local.mirrored(Slot::new(slot));
+        if mirrored.is_none() {
+            self.claims.set(slot, GUESSED);
+        }
         if mirrored.is_none_or(|mirrored| !mirrored.is_here) {
             self.tell_as_alone(slot, now);
         }
