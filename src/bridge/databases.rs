@@ -201,6 +201,11 @@ impl Local for Databases {
         // not seen yet.
         let is_here = self.heard.is_online(slot) && !self.heard.has_left(slot);
         let said = self.heard.said(slot);
+        let state = self.heard.state(slot, now);
+        let since = match self.heard.is_online(slot) == is_here {
+            true => state.since,
+            false => state.last_active,
+        };
         Own {
             kinds: Kinds {
                 beat: is_here.then_some(said.sent),
@@ -209,7 +214,8 @@ impl Local for Databases {
                 unattended: is_here && said.unattended,
             },
             flags: UserFlags::new(said.status, self.told.is_invisible(slot)),
-            last_active: self.heard.state(slot, now).last_active.unwrap_or_default(),
+            last_active: state.last_active.unwrap_or_default(),
+            since: since.unwrap_or_default(),
         }
     }
 
@@ -283,8 +289,13 @@ impl Local for Databases {
                     self.heard.record_leave(slot, sent, now);
                 }
             }
-            Ending::LoggedOut | Ending::Erased => {
-                self.heard.record_leave(slot, Unix::LATEST, now);
+            Ending::LoggedOut(said) | Ending::Erased(said) => {
+                // A stream vouches until it ends, whatever was said elsewhere meanwhile.
+                let until = match self.told.is_held(slot) {
+                    true => Unix::LATEST,
+                    false => said,
+                };
+                self.heard.record_leave(slot, until, now);
                 self.ended.push(slot);
             }
         }
@@ -572,7 +583,7 @@ mod tests {
         let mut world = World::new();
         assert_eq!(world.tell(true, 4_000, How::InStep).len(), 1);
         let databases = &mut world.databases;
-        databases.ended(world.bob, Ending::Erased, at(5_000));
+        databases.ended(world.bob, Ending::Erased(Unix::from_ms(5_000)), at(5_000));
         databases.erased(world.bob, Unix::from_ms(5_000), at(5_000));
         let news = databases.take_news(at(5_000));
         assert_eq!(news.ended, [world.bob]);
@@ -598,7 +609,7 @@ mod tests {
         assert!(heard.is_online(world.bob));
         world
             .databases
-            .ended(world.bob, Ending::LoggedOut, at(2_200));
+            .ended(world.bob, Ending::LoggedOut(at(2_200).unix), at(2_200));
         assert_eq!(
             world.databases.own(world.bob, at(2_200)).kinds,
             Kinds::default()

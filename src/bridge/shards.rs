@@ -30,6 +30,8 @@ use crate::wire::{User, UserBuf};
 /// A call waits so long for the fleet, in ms; then it is answered by what is known here, which is
 /// marked as old.
 const ANSWER_MS_MAX: u64 = 1_000;
+/// And no longer than until so many ms before its shard gives it up.
+const ANSWERS_MS: u64 = 100;
 /// Time between two words of the feed, in ms.
 const FEED_MS: u64 = 500;
 
@@ -179,10 +181,11 @@ impl Shards {
     fn wait_for(&mut self, user: UserBuf, asker: Asker, counts: bool, now: Now) -> Ticket {
         self.asked.last += 1;
         let ticket = Ticket(self.asked.last);
+        let answered_by = asker.until.minus_ms(ANSWERS_MS);
         let asking = Asking {
             user,
             asker,
-            until: now.mono.plus_ms(ANSWER_MS_MAX),
+            until: now.mono.plus_ms(ANSWER_MS_MAX).min(answered_by),
             counts,
         };
         self.asked.waiting.insert(ticket, asking);
@@ -448,10 +451,10 @@ impl Core for Shards {
                     self.member.ask(user, anew, now);
                 }
             }
-            Outbound::LogOut { logged_out, .. } => {
-                let users = logged_out.users.iter();
-                for user in users.filter_map(|user| User::from_text(user).ok()) {
-                    self.member.log_out(user, logged_out.at, now);
+            Outbound::FleetLogOut { users, at, asker } => {
+                for user in users {
+                    let ticket = self.wait_for(user.clone(), asker, true, now);
+                    self.member.log_out(user.user(), at, Some(ticket), now);
                 }
             }
             Outbound::Pass { part, .. } => self.take_part(part, now),
@@ -498,6 +501,7 @@ impl Core for Shards {
             Outbound::Beats { .. }
             | Outbound::Homeward { .. }
             | Outbound::Bundled { .. }
+            | Outbound::LogOut { .. }
             | Outbound::Sample { .. }
             | Outbound::Erased(_)
             | Outbound::Publish(_)

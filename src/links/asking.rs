@@ -141,6 +141,7 @@ impl Asking {
             | Outbound::Online { .. }
             | Outbound::Streams(_)
             | Outbound::Erase(..)
+            | Outbound::FleetLogOut { .. }
             | Outbound::Publish(_)
             | Outbound::Holders(_)
             | Outbound::EndStreams(_)

@@ -75,6 +75,7 @@ impl Publishing {
             | Outbound::Online { .. }
             | Outbound::Streams(_)
             | Outbound::Erase(..)
+            | Outbound::FleetLogOut { .. }
             | Outbound::Bundled { .. }
             | Outbound::Sample { .. }
             | Outbound::Asks { .. }

@@ -255,6 +255,45 @@ fn a_log_out_everywhere_ends_all_streams_and_moves_nothing_else() {
     assert_eq!(Record::of(&seen("nobody")), Record::never_seen("nobody"));
 }
 
+/// Once an ending is answered it is over, at all nodes: who comes then is a new stay.
+#[test]
+fn who_beats_on_behind_a_log_out_or_an_erasure_is_here() {
+    let Some(fleet) = fleet() else { return };
+    let nodes: [Server; 3] = fleet.homes();
+    let beat = |node: &Server, user: &str| {
+        let answer = node.post("/v1/beat", &json!({"users": [user]}));
+        assert!(matches!(answer.status, 200 | 204), "{}", answer.text());
+    };
+    for round in 0..24 {
+        let (ends, then, before) = (
+            &nodes[round % 3],
+            &nodes[round / 3 % 3],
+            &nodes[round / 9 % 3],
+        );
+        let user = format!("user-{round}");
+        if round % 2 == 0 {
+            beat(before, &user);
+            beat(then, &user);
+            for node in &nodes {
+                told(node, &user, true);
+            }
+        }
+        match round / 12 {
+            0 => {
+                let out = json!({"users": [user], "everywhere": true});
+                assert_eq!(ends.post("/v1/leave", &out).status, 204);
+            }
+            _ => assert_eq!(erase(ends, &user).status, 204),
+        }
+        beat(then, &user);
+        assert!(then.record(&user).online, "{round}: its own write is read");
+        pause(200);
+        for node in &nodes {
+            assert!(node.record(&user).online, "{round}: it counts everywhere");
+        }
+    }
+}
+
 #[test]
 fn a_redis_that_has_lost_everything_changes_nothing_for_who_is_here() {
     let Some(mut fleet) = fleet() else { return };

@@ -156,6 +156,7 @@ impl Local for Db {
             },
             flags: self.flags[slot.index() as usize],
             last_active: heard.last_active,
+            since: heard.last_active,
         }
     }
 
@@ -215,8 +216,11 @@ impl Local for Db {
         let heard = &mut self.heard[slot.index() as usize];
         match ending {
             Ending::SaidGoodbye(sent) => heard.beat = heard.beat.filter(|(_, beat)| *beat > sent),
-            Ending::LoggedOut | Ending::Erased => {
+            Ending::LoggedOut(said) | Ending::Erased(said) => {
+                let is_held = heard.streams + heard.opens > 0;
+                let beat = heard.beat.filter(|(_, beat)| !is_held && *beat > said);
                 *heard = Heard {
+                    beat,
                     last_active: heard.last_active,
                     ..Heard::default()
                 };

@@ -472,7 +472,7 @@ impl Fleet {
         let member = &mut self.world.nodes[node].member;
         let what = match chance {
             0..10 => {
-                member.log_out(name.user(), now.unix, now);
+                member.log_out(name.user(), now.unix, None, now);
                 "log-outs"
             }
             10..20 => {
@@ -514,7 +514,7 @@ impl Fleet {
             let user = self.random.usize(..USERS);
             let name = self.users[user].clone();
             let member = &mut self.world.nodes[node].member;
-            member.log_out(name.user(), now.unix, now);
+            member.log_out(name.user(), now.unix, None, now);
             self.truth[user].changed_ms = self.world.ms();
             self.send_away(user);
         }

@@ -281,9 +281,9 @@ fn what_is_said_while_its_user_is_away_counts_when_it_comes() {
     };
     one.say(bob.user(), away);
     let at = one.now();
-    one.member.log_out(bob.user(), at.unix, at);
+    one.member.log_out(bob.user(), at.unix, None, at);
     one.member
-        .log_out(User::from_text("nobody").unwrap(), at.unix, at);
+        .log_out(User::from_text("nobody").unwrap(), at.unix, None, at);
     one.pass(50);
     let gone = Gone::parse(&one.field(bob.user(), true).unwrap()).unwrap();
     assert_eq!(gone.since, since);

@@ -8,18 +8,18 @@
 use std::sync::Arc;
 
 use super::refused::Refused;
-use super::served::{NewStream, Served, Then, Waits, overloaded};
+use super::served::{LogOut, NewStream, Served, Then, Waits, overloaded};
 use super::streams::ended;
 use crate::engine::conn::pending::Pending;
-use crate::engine::errand::{Asker, Errand, Goodbye, LoggedOutAt, PutOff, Task, Verdict};
+use crate::engine::errand::{Asker, Errand, Goodbye, PutOff, Task, Verdict};
 use crate::engine::farewells::HOLDERS_MS_MAX;
 use crate::engine::mail::{Mail, ShardId};
 use crate::engine::parts::Engine;
-use crate::engine::upstream::Say;
+use crate::engine::upstream::{Outbound, Say};
 use crate::metrics::Counter;
 use crate::realtime::ConnId;
 use crate::slot::Slot;
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::UserBuf;
 use crate::wire::record::Said;
 use crate::wire::response::{Answer, problems};
@@ -43,6 +43,8 @@ pub(in crate::engine) struct Errands {
     asked: i32,
     /// What users have said of themselves, for a fleet.
     said: Vec<(UserBuf, Said)>,
+    /// Who has been logged out then, for a fleet.
+    logged_out: (Vec<UserBuf>, Unix),
 }
 
 impl Errands {
@@ -66,6 +68,11 @@ impl Errands {
         self.said.push((user, said));
     }
 
+    /// A fleet is told who has been logged out at that time.
+    fn log_out_of_fleet(&mut self, users: Vec<UserBuf>, at: Unix) {
+        self.logged_out = (users, at);
+    }
+
     /// The slot's owner must put a goodbye off.
     pub(in crate::engine) fn put_off(&mut self, engine: &Engine, goodbye: PutOff) {
         let owner = goodbye.slot.owner(engine.node.shards);
@@ -84,6 +91,12 @@ impl Errands {
             };
             engine.posts.says.push_back(say);
             sent += 1;
+        }
+        let (users, at) = self.logged_out;
+        if let Some(upstream) = engine.upstream.as_mut().filter(|_| !users.is_empty()) {
+            sent += users.len() as i32;
+            let logged_out = Outbound::FleetLogOut { users, at, asker };
+            upstream.outbound.push_back(logged_out);
         }
         for (owner, slots) in self.looks {
             engine.send_errand(owner, Task::Look(slots), asker);
@@ -241,26 +254,29 @@ impl Engine {
     pub(super) fn log_out(
         &mut self,
         conn: ConnId,
-        slots: Arc<[Slot]>,
-        at: LoggedOutAt,
+        logging_out: LogOut,
         answer: Answer,
         now: Now,
     ) -> Served {
         let asker = self.asker(conn, now);
+        let LogOut { slots, at, .. } = &logging_out;
+        if slots.is_empty() {
+            return self.logged_out(conn, logging_out, answer, now);
+        }
         let places = self.conns.places();
-        if !self.passes.logging_out.begin(&slots, at.here(), places) {
+        if !self.passes.logging_out.begin(slots, at.here(), places) {
             return self.judged(Verdict::Full, answer).into();
         }
         let others = (0..self.node.shards).filter(|shard| *shard != self.node.shard);
         for shard in others.collect::<Vec<_>>() {
-            self.send_errand(shard, Task::LogOut(Arc::clone(&slots), at.here()), asker);
+            self.send_errand(shard, Task::LogOut(Arc::clone(slots), at.here()), asker);
         }
         match i32::from(self.node.shards) - 1 {
-            0 => self.logged_out(conn, &slots, at, answer, now),
+            0 => self.logged_out(conn, logging_out, answer, now),
             errands => self.parked_for(
                 errands,
                 Verdict::Done,
-                Then::LogOut(slots, at, answer),
+                Then::LogOut(Box::new(logging_out), answer),
                 asker,
                 now,
             ),
@@ -268,16 +284,11 @@ impl Engine {
     }
 
     /// Every shard knows of it.
-    fn logged_out(
-        &mut self,
-        conn: ConnId,
-        slots: &[Slot],
-        at: LoggedOutAt,
-        answer: Answer,
-        now: Now,
-    ) -> Served {
+    fn logged_out(&mut self, conn: ConnId, logged_out: LogOut, answer: Answer, now: Now) -> Served {
+        let LogOut { slots, fleets, at } = logged_out;
         let mut errands = Errands::default();
-        for slot in slots {
+        errands.log_out_of_fleet(fleets, at.here().unwrap_or(now.unix));
+        for slot in slots.iter() {
             if self.part_for_good(*slot, at.time(), now) {
                 errands.look(self, *slot, now);
             }
@@ -372,10 +383,10 @@ impl Engine {
                     served => served,
                 }
             }
-            Then::LogOut(_, _, answer) if verdict != Verdict::Done => {
+            Then::LogOut(_, answer) if verdict != Verdict::Done => {
                 self.judged(verdict, answer).into()
             }
-            Then::LogOut(slots, at, answer) => self.logged_out(id, &slots, at, answer, now),
+            Then::LogOut(logging_out, answer) => self.logged_out(id, *logging_out, answer, now),
             Then::Ended => ended(verdict).into(),
             Then::Streams(_) | Then::Online(_) | Then::Described => {
                 unreachable!("no errand of it is run so")

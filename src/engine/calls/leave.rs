@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::audit::{Deed, audit};
 use super::caller::Caller;
 use super::refused::Refused;
-use super::served::Served;
+use super::served::{LogOut, Served};
 use super::stream_id;
 use crate::engine::errand::{Goodbye, LoggedOutAt};
 use crate::engine::parts::Engine;
@@ -45,13 +45,15 @@ pub(super) fn leave(
             _ if engine.farewells.ask() => LoggedOutAt::Then(now.unix),
             _ => LoggedOutAt::Now,
         };
-        if let Some(upstream) = &mut engine.upstream {
+        if let Some(upstream) = &mut engine.upstream
+            && !engine.posts.has_bridge()
+        {
             upstream.log_out(&engine.presence, &users, now);
         }
         audit(caller, Deed::EndStreams, users.iter().map(UserBuf::user));
         let at = said_at.here().unwrap_or(now.unix);
         engine.farewells.end_streams(&users, at);
-        return end_everywhere(engine, asker, &users, said_at, answer, now);
+        return end_everywhere(engine, asker, users, said_at, answer, now);
     }
     let mut shard = engine.node.shard;
     let mut goodbye = Goodbye {
@@ -106,19 +108,20 @@ pub(super) fn end_streams(
     let users = refused.sift(None, ask.users, &mut engine.counters);
     audit(caller, Deed::EndStreams, users.iter().map(UserBuf::user));
     let at = LoggedOutAt::Then(Unix::from_ms(sent_at));
-    end_everywhere(engine, asker, &users, at, refused.answer(), now)
+    end_everywhere(engine, asker, users, at, refused.answer(), now)
 }
 
 fn end_everywhere(
     engine: &mut Engine,
     asker: ConnId,
-    users: &[UserBuf],
+    users: Vec<UserBuf>,
     at: LoggedOutAt,
     answer: Answer,
     now: Now,
 ) -> Served {
+    let mut users = users;
     let mut slots: Vec<Slot> = Vec::with_capacity(users.len());
-    for user in users {
+    for user in &users {
         match engine.presence.lookup(user.user()) {
             Some(slot) => slots.push(slot),
             // No stream of theirs was ever open here.
@@ -127,8 +130,13 @@ fn end_everywhere(
     }
     slots.sort_unstable_by_key(|slot| slot.index());
     slots.dedup();
-    if slots.is_empty() {
-        return answer.into();
+    if !engine.posts.has_bridge() {
+        users.clear();
     }
-    engine.log_out(asker, Arc::from(slots), at, answer, now)
+    let logging_out = LogOut {
+        slots: Arc::from(slots),
+        fleets: users,
+        at,
+    };
+    engine.log_out(asker, logging_out, answer, now)
 }

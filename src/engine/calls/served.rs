@@ -64,7 +64,7 @@ pub(in crate::engine) enum Then {
     /// Presence nodes have answered.
     PassedOn(Box<PassedOn>),
     /// All shards know that these users are logged out: their beats count no more.
-    LogOut(Arc<[Slot]>, LoggedOutAt, Answer),
+    LogOut(Box<LogOut>, Answer),
     /// Shards say which streams they have, one after the other.
     Streams(Box<Listing>),
     /// The fleet's database says who is online.
@@ -73,6 +73,16 @@ pub(in crate::engine) enum Then {
     Described,
     /// The shard that holds a stream ends it.
     Ended,
+}
+
+/// Users who are being logged out everywhere.
+#[derive(Debug)]
+pub(in crate::engine) struct LogOut {
+    /// Those who have one here.
+    pub(super) slots: Arc<[Slot]>,
+    /// Of whom the fleet is told: all, at a node of a fleet.
+    pub(super) fleets: Vec<UserBuf>,
+    pub(super) at: LoggedOutAt,
 }
 
 /// A stream that is asked for, and for which there is room.

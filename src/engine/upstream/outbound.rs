@@ -117,6 +117,13 @@ pub enum Outbound {
     },
     /// To a presence node: these have been logged out here.
     LogOut { node: usize, logged_out: LoggedOut },
+    /// To the bridge to a fleet: these have been logged out here at that time. The request waits
+    /// for a [`Mail::Taken`](crate::engine::Mail::Taken) of each.
+    FleetLogOut {
+        users: Vec<UserBuf>,
+        at: Unix,
+        asker: Asker,
+    },
     /// To a presence node, or a fleet: what a user says of itself. What came of it comes as
     /// [`Mail::Taken`](crate::engine::Mail::Taken).
     Say { node: usize, say: Say },
@@ -192,6 +199,7 @@ impl Outbound {
             | Outbound::Online { .. }
             | Outbound::Streams(_)
             | Outbound::Erase(..)
+            | Outbound::FleetLogOut { .. }
             | Outbound::Publish(_)
             | Outbound::Holders(_)
             | Outbound::EndStreams(_)

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::claims::{FLYING, NOWHERE, PROOF, bits_of};
+use super::claims::{FLYING, GUESSED, NOWHERE, PROOF, bits_of};
 use super::part::{Hearing, Known, Missed};
 use super::{Asked, Ending, How, Local, Member, State};
 use crate::fleet::calls::Call;
+use crate::fleet::flags::UserFlags;
 use crate::fleet::held::{META_FIELD, Meta, RING_MESSAGES, ring_field};
 use crate::fleet::message::{Base, Follows, Message, What};
 use crate::fleet::partition::Partition;
 use crate::fleet::traffic::{Reply, Server, To};
 use crate::planted::{self, Planted};
 use crate::slot::Slot;
-use crate::time::{Now, Unix};
+use crate::time::{Mono, Now, Unix};
 use crate::wire::{User, UserBuf};
 
 /// Messages that are kept until the base is read. More: the base is read again.
@@ -114,7 +115,9 @@ impl<L: Local> Member<L> {
         tells: bool,
         now: Now,
     ) {
-        self.pass_word(at, since, user, what, now);
+        let age_ms = self.age_ms(at, since, now);
+        let said_here = now.unix.minus_ms(age_ms);
+        self.pass_word(now.mono.minus_ms(age_ms), user, what);
         let Some(slot) = self.slot_of(at, user, what, now) else {
             return;
         };
@@ -135,8 +138,8 @@ impl<L: Local> Member<L> {
         let is_claimed = part.is_claimed(user, number);
         let ending = match what {
             What::Gone { said_at, .. } => said_at.map(Ending::SaidGoodbye),
-            What::LoggedOut { .. } | What::StreamsEnd(_) => Some(Ending::LoggedOut),
-            What::Erased => Some(Ending::Erased),
+            What::LoggedOut { .. } | What::StreamsEnd(_) => Some(Ending::LoggedOut(said_here)),
+            What::Erased => Some(Ending::Erased(said_here)),
             _ => None,
         };
         let is_here = matches!(
@@ -170,7 +173,7 @@ impl<L: Local> Member<L> {
     }
 
     /// What a record says, to whoever waits for the fleet's word of a user.
-    fn pass_word(&mut self, at: usize, since: Unix, user: User<'_>, what: What, now: Now) {
+    fn pass_word(&mut self, said: Mono, user: User<'_>, what: What) {
         match what {
             What::Arrived(_) | What::StillHere { .. } => self.local.heard_of(user, true),
             What::Is { flags, .. } if !flags.invisible => self.local.heard_of(user, true),
@@ -181,13 +184,15 @@ impl<L: Local> Member<L> {
             | What::Keeps(_)
             | What::LoggedOut { .. }
             | What::StreamsEnd(_)
-            | What::Erased => {
-                let server = self.parts[at].server;
-                let clock = server.and_then(|server| self.servers.clock(server, now.mono));
-                let age_ms = clock.map_or(0, |clock| clock.ms_since(since));
-                self.local.overruled(user, now.mono.minus_ms(age_ms));
-            }
+            | What::Erased => self.local.overruled(user, said),
         }
+    }
+
+    /// How long ago a partition's server said something, in ms. No longer than it was.
+    fn age_ms(&self, at: usize, said: Unix, now: Now) -> u64 {
+        let server = self.parts[at].server;
+        let clock = server.and_then(|server| self.servers.clock(server, now.mono));
+        clock.map_or(0, |clock| clock.ms_since(said))
     }
 
     /// What a record says, for the mirror.
@@ -211,7 +216,7 @@ impl<L: Local> Member<L> {
             | What::LoggedOut { flags, last_active } => (false, flags, since, Some(last_active)),
             What::Keeps(flags) | What::StreamsEnd(flags) => {
                 let flags = to_be(flags);
-                return self.local.comes_with(slot, flags);
+                return self.comes_with(slot, flags);
             }
             What::Erased => return,
         };
@@ -219,7 +224,7 @@ impl<L: Local> Member<L> {
         let index = slot.index();
         if !is_here && bits_of(self.local.own(slot, now).kinds) & PROOF != 0 {
             // Who is here by what this node hears itself is claimed again, and nobody is told.
-            return self.local.comes_with(slot, flags);
+            return self.comes_with(slot, flags);
         }
         if flags.invisible && self.local.mirrored(slot).is_none() {
             // When it went, for everybody else, the record does not say.
@@ -235,7 +240,13 @@ impl<L: Local> Member<L> {
             last_active,
             gone_since: None,
         };
+        self.claims.clear(index, GUESSED);
         self.local.told(slot, state, How::InStep, now);
+    }
+
+    fn comes_with(&mut self, slot: Slot, flags: UserFlags) {
+        self.claims.clear(slot.index(), GUESSED);
+        self.local.comes_with(slot, flags);
     }
 
     /// The slot of whom a record is about. Whoever is waited for by name gets one.

@@ -18,6 +18,8 @@ pub struct Own {
     pub flags: UserFlags,
     /// When it was last heard of here; the epoch if never.
     pub last_active: Unix,
+    /// Since when it is heard here, or is not any more; the epoch if it never was.
+    pub since: Unix,
 }
 
 /// What the fleet says of a user.
@@ -70,10 +72,11 @@ pub enum Ending {
     /// A device said goodbye at this time, by its sender's clock, and the fleet has judged that it
     /// takes the user offline. Beats that were sent later count on.
     SaidGoodbye(Unix),
-    /// Its streams end, and none of its beats counts on.
-    LoggedOut,
+    /// Its streams end, and nothing counts on that was heard by them or sent up to then, by this
+    /// node's clock.
+    LoggedOut(Unix),
     /// As logged out; and nothing may be kept of it.
-    Erased,
+    Erased(Unix),
 }
 
 /// A node's presence databases.

@@ -288,7 +288,7 @@ impl<L: Local> Member<L> {
     /// Decides what is to be done in a partition now, and when to look again.
     fn step(&mut self, at: usize, now: Now) {
         self.parts[at].tidy();
-        for ticket in self.parts[at].take_done() {
+        for ticket in self.parts[at].take_done(now.mono) {
             self.local.done(ticket);
         }
         let Some(server) = self.parts[at].server.filter(|_| self.is_agreed) else {
@@ -304,6 +304,7 @@ impl<L: Local> Member<L> {
             false => part.look_at,
         };
         due = due.min(part.walk_again_at.unwrap_or(Mono::NEVER));
+        due = due.min(part.done_due(now.mono));
         let says = !part.marks.is_empty() || !part.acts.is_empty() || !part.uncertain.is_empty();
         if says && part.flying.is_none() {
             due = due.min(part.retry_at.max(now.mono.plus_ms(1)));

@@ -105,10 +105,9 @@ impl<L: Local> Member<L> {
                 // is read. What is said once is done if all calls had it; else it may not be.
                 let trusts = planted::is(Planted::SaidWithAnother);
                 for act in entries.iter().rev().filter_map(Entry::act) {
-                    match (act.is_in_all || trusts, act.ticket) {
-                        (true, Some(ticket)) => self.local.done(ticket),
-                        (true, None) => {}
-                        (false, _) => self.parts[at].acts.push_front(act.clone()),
+                    match act.is_in_all || trusts {
+                        true => self.parts[at].note_done(act, 0, now.mono),
+                        false => self.parts[at].acts.push_front(act.clone()),
                     }
                 }
                 for slot in uncertain.into_iter().filter_map(|entry| entry.slot) {
@@ -133,10 +132,9 @@ impl<L: Local> Member<L> {
         outcome: Outcome,
         now: Now,
     ) {
-        let ticket = entry.act().and_then(|act| act.ticket);
-        self.parts[at]
-            .done
-            .extend(ticket.map(|ticket| (number, ticket)));
+        if let Some(act) = entry.act() {
+            self.parts[at].note_done(act, number, now.mono);
+        }
         let Entry { user, slot, op } = entry;
         let last_active = match &op {
             Op::Claim(_) => None,

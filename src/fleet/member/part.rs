@@ -13,6 +13,11 @@ use crate::fleet::{Birth, Life};
 use crate::time::{Mono, Unix};
 use crate::wire::{User, UserBuf};
 
+/// A log-out or an erasure is said to be done so long after it was, in ms: longer than one step of
+/// the clock by which beats and endings are put in order (16 ms), and than what two nodes' views of
+/// Redis' clock differ by. So a beat that comes anywhere behind the answer counts.
+const ENDED_MS: u64 = 20;
+
 /// Whether a partition's messages are heard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Hearing {
@@ -158,8 +163,8 @@ pub(super) struct Part {
     pub(super) count: u32,
     pub(super) count_off: u32,
     pub(super) acts: VecDeque<Act>,
-    /// What was done as of that message, which is yet to be heard.
-    pub(super) done: Vec<(u64, Ticket)>,
+    /// What was done as of that message, which is yet to be heard; and when that may be said.
+    pub(super) done: Vec<(u64, Mono, Ticket)>,
     pub(super) marks: VecDeque<u32>,
     pub(super) held: VecDeque<u32>,
     pub(super) flying: Option<Vec<Entry>>,
@@ -251,13 +256,31 @@ impl Part {
     }
 
     /// What has been done, and whose message has been heard; all of it if none is heard now.
-    pub(super) fn take_done(&mut self) -> Vec<Ticket> {
+    pub(super) fn take_done(&mut self, now: Mono) -> Vec<Ticket> {
         let number = match (self.hearing, self.known) {
             (Hearing::InStep, Some(known)) => known.number,
             _ => u64::MAX,
         };
-        let heard = self.done.extract_if(.., |(of, _)| *of <= number);
-        heard.map(|(_, ticket)| ticket).collect()
+        let is_over = |(of, due, _): &mut (u64, Mono, Ticket)| *of <= number && now >= *due;
+        let heard = self.done.extract_if(.., is_over);
+        heard.map(|(.., ticket)| ticket).collect()
+    }
+
+    /// When something of it is to be said that has been heard.
+    pub(super) fn done_due(&self, now: Mono) -> Mono {
+        let due = self.done.iter().map(|(_, due, _)| *due);
+        due.filter(|due| *due > now).min().unwrap_or(Mono::NEVER)
+    }
+
+    /// An act has been done, as of message `number`.
+    pub(super) fn note_done(&mut self, act: &Act, number: u64, now: Mono) {
+        let waits_ms = match act.what {
+            Said::LogOut(_) | Said::Erase => ENDED_MS,
+            _ => 0,
+        };
+        let ticket = act.ticket.into_iter();
+        self.done
+            .extend(ticket.map(|ticket| (number, now.plus_ms(waits_ms), ticket)));
     }
 
     /// Forgets what nothing under way can contradict any more.

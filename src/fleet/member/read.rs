@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::claims::{ALONE, ASKED, FLYING, KINDS, NOWHERE, PROOF, bits_of};
+use super::claims::{ALONE, ASKED, FLYING, GUESSED, KINDS, NOWHERE, PROOF, bits_of};
 use super::lease::bytes_of;
 use super::part::{Hearing, Wanted};
 use super::{Asked, How, Local, Member, State};
@@ -267,6 +267,7 @@ impl<L: Local> Member<L> {
                     last_active: None,
                     gone_since: gone.map(|gone| gone.since),
                 };
+                self.claims.clear(index, GUESSED);
                 self.local.told(slot, state, How::Read, now);
             }
             None if own & PROOF != 0 => {}
@@ -278,6 +279,7 @@ impl<L: Local> Member<L> {
     /// Nobody claims a user. Of a server that may have lost what was written last, that is not
     /// believed before those who would know have had the time to say so.
     fn absent(&mut self, at: usize, slot: Slot, flags: UserFlags, gone: Option<Gone>, now: Now) {
+        let gone = self.gone_unsaid(at, slot, flags, gone, now).or(gone);
         let joined = self.started_at.plus_ms(self.settle_ms());
         let settled_at = self.settled_at(at).max(joined);
         let is_believed = now.mono >= settled_at || planted::is(Planted::AbsencesBelieved);
@@ -296,7 +298,37 @@ impl<L: Local> Member<L> {
             last_active: gone.map(|gone| gone.last_active),
             gone_since: gone.map(|gone| gone.since),
         };
+        self.claims.clear(slot.index(), GUESSED);
         self.local.told(slot, state, how, now);
+    }
+
+    /// When somebody went whom this node has heard last, if `gone`, which was read, does not know:
+    /// Redis could not be told, or has lost it. Then that is written, for all nodes to read.
+    fn gone_unsaid(
+        &mut self,
+        at: usize,
+        slot: Slot,
+        flags: UserFlags,
+        gone: Option<Gone>,
+        now: Now,
+    ) -> Option<Gone> {
+        let own = self.local.own(slot, now);
+        let mirrored = self.local.mirrored(slot).filter(|it| it.is_here)?;
+        if flags.invisible || own.last_active < mirrored.since {
+            return None;
+        }
+        let server = self.parts[at].server?;
+        let clock = self.servers.clock(server, now.mono)?;
+        let since = clock.minus_ms(now.unix.ms_since(own.since));
+        let last_active = own.last_active.min(since);
+        if gone.is_some_and(|gone| gone.last_active >= last_active) {
+            return None;
+        }
+        let gone = Gone { since, last_active };
+        let user = self.user_of(slot.index())?;
+        self.parts[at].corrections.push((user, gone));
+        self.schedule(at, now.mono);
+        Some(gone)
     }
 }
 

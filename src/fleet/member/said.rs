@@ -28,9 +28,20 @@ impl<L: Local> Member<L> {
         self.act(user, what, None, now);
     }
 
-    /// A user is logged out everywhere.
-    pub fn log_out(&mut self, user: User<'_>, last_active: Unix, now: Now) {
-        self.act(user, Said::LogOut(last_active), None, now);
+    /// A user is logged out everywhere. `ticket`: who waits until that is done. While Redis is away
+    /// nobody waits: it is told when Redis is back.
+    pub fn log_out(&mut self, user: User<'_>, last_active: Unix, ticket: Option<Ticket>, now: Now) {
+        let at = self.partitions.of(user).index();
+        let waits = self.is_well(&self.parts[at], now.mono);
+        self.act(
+            user,
+            Said::LogOut(last_active),
+            ticket.filter(|_| waits),
+            now,
+        );
+        if let Some(ticket) = ticket.filter(|_| !waits) {
+            self.local.done(ticket);
+        }
     }
 
     /// A user says this of itself, and the node's own database knows. While Redis is away it counts

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::claims::{
-    FLYING, HELD, LOST, MARKED, PROOF, UNATTENDED, bits_of, excess, kinds_of, missing,
+    FLYING, GUESSED, HELD, LOST, MARKED, PROOF, UNATTENDED, bits_of, excess, kinds_of, missing,
 };
 use super::part::{Act, Entry, Op, Said};
 use super::{AGAIN_MS, Asked, Local, Member, not_after};
@@ -24,6 +24,8 @@ use crate::wire::UserBuf;
 
 /// Under load a call waits so long after the last one for more to say.
 const LINGER_MS: u64 = 3;
+/// A goodbye is judged by what Redis knows within so many ms of when it came, or not at all.
+const GOODBYE_MS: u64 = 500;
 /// Fewer users than that are worth the wait.
 const FEW: usize = 50;
 
@@ -99,13 +101,15 @@ impl<L: Local> Member<L> {
                 break;
             };
             // Other nodes may have heard beats since, of which Redis does not know. What an old
-            // goodbye ended here is taken back; what others claim ends by itself.
-            let is_old = now.mono.ms_since(act.said_at) > self.settings.void_after_ms;
+            // goodbye ended here is taken back. What others claim they take back themselves, for
+            // the user's home is told of each goodbye, or it ends by silence. And nothing is taken
+            // back now that may have to wait.
+            let is_old = now.mono.ms_since(act.said_at) > GOODBYE_MS || !may_take_back;
             if is_old && matches!(act.what, Said::Goodbye { .. }) {
                 continue;
             }
-            // A goodbye takes back, so it waits as well. What is said of one user stays in order.
-            let waits = matches!(act.what, Said::Goodbye { .. } | Said::Stray) && !may_take_back;
+            // What is said of one user stays in order.
+            let waits = matches!(act.what, Said::Stray) && !may_take_back;
             if waits || !named.insert(act.user.clone()) {
                 named.insert(act.user.clone());
                 later.push(act);
@@ -227,6 +231,8 @@ impl<L: Local> Member<L> {
                 Op::Claim(bits) => {
                     let mirrored = slot.and_then(|slot| self.local.mirrored(Slot::new(slot)));
                     let known = mirrored.filter(|it| it.is_here).map(|it| it.since);
+                    let is_guess = slot.is_some_and(|slot| self.claims.has(slot, GUESSED));
+                    let flags = Some(flags).filter(|_| !is_guess);
                     vouch.claim(name, flags, kinds_of(*bits, kinds), known);
                 }
                 Op::Withdraw(bits, gone) => {
