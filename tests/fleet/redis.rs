@@ -119,8 +119,8 @@ impl Server {
     /// Waits until it listens. False: it has ended.
     fn is_up(&mut self) -> bool {
         for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
-            if let Some(mut link) = self.try_link() {
-                link.ask(["PING"]);
+            // One that finds its second port taken ends after it has listened.
+            if self.try_link().is_some_and(|mut link| link.is_answered()) {
                 return true;
             }
             if self.child.try_wait().unwrap().is_some() {
@@ -189,6 +189,13 @@ impl Link {
 
     pub(crate) fn call(&mut self, call: &Call) -> Answer {
         self.ask(call.words())
+    }
+
+    fn is_answered(&mut self) -> bool {
+        let mut line = String::new();
+        let asked = self.writer.write_all(b"PING\r\n");
+        let read = asked.and_then(|()| self.reader.read_line(&mut line));
+        read.is_ok_and(|bytes| bytes > 0)
     }
 
     /// Without waiting for the answer.

@@ -320,6 +320,7 @@ impl<L: Local> Member<L> {
         let server = self.parts[at].server?;
         let clock = self.servers.clock(server, now.mono)?;
         let since = clock.minus_ms(now.unix.ms_since(own.since));
+        let since = since.max(mirrored.since.plus_ms(1));
         let last_active = own.last_active.min(since);
         if gone.is_some_and(|gone| gone.last_active >= last_active) {
             return None;
