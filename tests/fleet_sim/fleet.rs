@@ -32,6 +32,8 @@ const MUFFLED_MS: u64 = 6_000;
 const GHOST_MS: u64 = OFFLINE_AFTER_MS + SETTLE_MS + 4_000;
 /// A node that was stopped has taken in what came meanwhile.
 const WAKING_MS: u64 = 20;
+/// Something breaks then.
+const BREAKS_MS: u64 = 22_000;
 /// All nodes agree so long after the last fault.
 const HEALED_MS: u64 = 15_000;
 
@@ -90,7 +92,10 @@ impl Truth {
             0 => 0,
             ms => ms + 3 * OFFLINE_AFTER_MS,
         };
-        let begins_within = broken.contains(&(self.since_ms + UNDER_WAY_MS));
+        // It may have gone and come within as well.
+        let begins_within = [self.since_ms + UNDER_WAY_MS, excused_ms]
+            .iter()
+            .any(|ms| broken.contains(ms));
         let stays = !self.may_come_anew && !self.has_hidden && !begins_within;
         stays.then_some(excused_ms.max(self.since_ms + UNDER_WAY_MS) + SKEW_MS)
     }
@@ -140,7 +145,7 @@ impl Fleet {
         });
         let devices = devices.collect();
         let mut faults = Rng::with_seed(seed ^ 0x6661_756c_7400);
-        let (plan, end_ms) = fault.plan(&mut faults, 22_000);
+        let (plan, end_ms) = fault.plan(&mut faults, BREAKS_MS);
         Fleet {
             world: World::new(seed, NODES),
             random,
@@ -751,7 +756,8 @@ impl Fleet {
         if !is_calm {
             return;
         }
-        let broken = begin..self.broken_ms + HEALED_MS;
+        // Who comes while Redis is away may be told as here since Redis is back.
+        let broken = BREAKS_MS..self.broken_ms + HEALED_MS;
         let mut faults = Vec::new();
         for (user, name) in self.users.iter().enumerate() {
             let truth = self.truth[user];

@@ -567,9 +567,11 @@ impl<'a> World<'a> {
             return;
         };
         if record.stale {
-            // It says that it may know no better: that is neither right nor wrong.
+            // It says that it may know no better: that is neither right nor wrong, and what follows
+            // replaces it.
             contact.online = online;
             contact.since = record.since.unwrap_or(0);
+            contact.unknown = true;
             return;
         }
         // What follows an unknown belongs to the snapshot that said so.
@@ -605,8 +607,11 @@ impl<'a> World<'a> {
         match since.cmp(&contact.since) {
             std::cmp::Ordering::Less => return self.found.out_of_order += 1,
             std::cmp::Ordering::Equal if online != contact.online => {
+                let user = contact.user as usize;
                 contact.online = online;
-                return self.found.contradictions += 1;
+                self.found.contradictions += 1;
+                let words = self.words_of(watcher, user, online, since, now_us);
+                return self.tell_evidence(format!("the opposite at the same time: {words}"));
             }
             std::cmp::Ordering::Equal if snapshot => return,
             std::cmp::Ordering::Equal if is_troubled => return,

@@ -29,6 +29,13 @@ pub(super) const LOST: u16 = 512;
 /// It is told as here by what this node has heard alone: what it says of itself is not known.
 pub(super) const GUESSED: u16 = 1_024;
 
+/// Nobody but this node has told that it is here.
+pub(super) const UNTOLD: u16 = 2_048;
+/// It went by what this node heard, which Redis was not told: who is back then has come anew.
+pub(super) const WENT: u16 = 4_096;
+/// What a word of the fleet about a user ends.
+pub(super) const GUESSES: u16 = GUESSED | UNTOLD | WENT;
+
 /// The partition of a slot whose user is not known.
 pub(super) const NOWHERE: u16 = u16::MAX;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::claims::{FLYING, GUESSED, NOWHERE, PROOF, bits_of};
+use super::claims::{FLYING, GUESSED, GUESSES, NOWHERE, PROOF, bits_of};
 use super::part::{Hearing, Known, Missed};
 use super::{Asked, Ending, How, Local, Member, State};
 use crate::fleet::calls::Call;
@@ -240,7 +240,7 @@ impl<L: Local> Member<L> {
             last_active,
             gone_since: None,
         };
-        self.claims.clear(index, GUESSED);
+        self.claims.clear(index, GUESSES);
         self.local.told(slot, state, How::InStep, now);
     }
 

@@ -304,7 +304,7 @@ impl<L: Local> Member<L> {
             false => part.look_at,
         };
         due = due.min(part.walk_again_at.unwrap_or(Mono::NEVER));
-        due = due.min(part.done_due(now.mono));
+        due = due.min(part.done_due(now.mono)).min(part.unsaid_at);
         let says = !part.marks.is_empty() || !part.acts.is_empty() || !part.uncertain.is_empty();
         if says && part.flying.is_none() {
             due = due.min(part.retry_at.max(now.mono.plus_ms(1)));

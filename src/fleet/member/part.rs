@@ -148,6 +148,9 @@ pub(super) struct Part {
     /// From which slot on all are to be read.
     pub(super) walk: Option<u32>,
     pub(super) walk_again_at: Option<Mono>,
+    /// Those of whom this node may have to say when they went, and when to look.
+    pub(super) unsaid: BTreeSet<u32>,
+    pub(super) unsaid_at: Mono,
     pub(super) names: BTreeSet<UserBuf>,
     /// Whom messages named while something is under way that may be older.
     pub(super) touched: Vec<(u64, UserBuf)>,
@@ -200,6 +203,8 @@ impl Part {
             reads: 0,
             walk: None,
             walk_again_at: None,
+            unsaid: BTreeSet::new(),
+            unsaid_at: Mono::NEVER,
             names: BTreeSet::new(),
             touched: Vec::new(),
             read_as_of: Vec::new(),

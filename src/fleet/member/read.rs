@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::claims::{ALONE, ASKED, FLYING, GUESSED, KINDS, NOWHERE, PROOF, bits_of};
+use super::claims::{ALONE, ASKED, FLYING, GUESSES, KINDS, NOWHERE, PROOF, WENT, bits_of};
 use super::lease::bytes_of;
 use super::part::{Hearing, Wanted};
 use super::{Asked, How, Local, Member, State};
@@ -33,6 +33,11 @@ impl<L: Local> Member<L> {
         {
             self.parts[at].walk_again_at = None;
             self.parts[at].walk = Some(0);
+        }
+        if now.mono >= self.parts[at].unsaid_at {
+            self.parts[at].unsaid_at = Mono::NEVER;
+            let unsaid = std::mem::take(&mut self.parts[at].unsaid);
+            unsaid.into_iter().for_each(|slot| self.want(slot));
         }
         self.want_alone(at);
         while self.parts[at].reads < READS_MAX {
@@ -235,6 +240,11 @@ impl<L: Local> Member<L> {
             Wanted::Slot(slot) => Slot::new(*slot),
             // What it says of itself is no sign that it was ever here, nor is that it hides.
             Wanted::Name(_) if gone.is_none() && !here.as_ref().is_some_and(is_seen) => {
+                let settled_at = self.settled_at(at);
+                if now.mono < settled_at {
+                    // Who has heard it may have yet to say so.
+                    return self.walk_again(at, settled_at);
+                }
                 return self.local.unseen(user, now);
             }
             Wanted::Name(_) => match self.local.find(user).or_else(|| self.named(at, user)) {
@@ -267,7 +277,7 @@ impl<L: Local> Member<L> {
                     last_active: None,
                     gone_since: gone.map(|gone| gone.since),
                 };
-                self.claims.clear(index, GUESSED);
+                self.claims.clear(index, GUESSES);
                 self.local.told(slot, state, How::Read, now);
             }
             None if own & PROOF != 0 => {}
@@ -279,17 +289,21 @@ impl<L: Local> Member<L> {
     /// Nobody claims a user. Of a server that may have lost what was written last, that is not
     /// believed before those who would know have had the time to say so.
     fn absent(&mut self, at: usize, slot: Slot, flags: UserFlags, gone: Option<Gone>, now: Now) {
-        let gone = self.gone_unsaid(at, slot, flags, gone, now).or(gone);
         let joined = self.started_at.plus_ms(self.settle_ms());
         let settled_at = self.settled_at(at).max(joined);
+        let unsaid = self.gone_unsaid(at, slot, flags, gone, now);
+        if let Some(gone) = unsaid {
+            self.claims.set(slot.index(), WENT);
+            self.say_gone(at, slot, gone, settled_at, now);
+        }
+        let gone = unsaid.or(gone);
         let is_believed = now.mono >= settled_at || planted::is(Planted::AbsencesBelieved);
         let how = match is_believed {
             true => How::Read,
             false => How::Unsettled,
         };
         if !is_believed {
-            let due = self.parts[at].walk_again_at.unwrap_or(Mono::NEVER);
-            self.parts[at].walk_again_at = Some(due.min(settled_at));
+            self.walk_again(at, settled_at);
         }
         let state = State {
             is_here: false,
@@ -298,14 +312,23 @@ impl<L: Local> Member<L> {
             last_active: gone.map(|gone| gone.last_active),
             gone_since: gone.map(|gone| gone.since),
         };
-        self.claims.clear(slot.index(), GUESSED);
+        if is_believed {
+            self.claims.clear(slot.index(), GUESSES);
+        }
         self.local.told(slot, state, how, now);
     }
 
+    /// All are read once more then.
+    fn walk_again(&mut self, at: usize, due: Mono) {
+        let before = self.parts[at].walk_again_at.unwrap_or(Mono::NEVER);
+        self.parts[at].walk_again_at = Some(before.min(due));
+        self.schedule(at, due);
+    }
+
     /// When somebody went whom this node has heard last, if `gone`, which was read, does not know:
-    /// Redis could not be told, or has lost it. Then that is written, for all nodes to read.
+    /// Redis could not be told, or has lost it.
     fn gone_unsaid(
-        &mut self,
+        &self,
         at: usize,
         slot: Slot,
         flags: UserFlags,
@@ -314,22 +337,27 @@ impl<L: Local> Member<L> {
     ) -> Option<Gone> {
         let own = self.local.own(slot, now);
         let mirrored = self.local.mirrored(slot).filter(|it| it.is_here)?;
-        if flags.invisible || own.last_active < mirrored.since {
-            return None;
-        }
-        let server = self.parts[at].server?;
-        let clock = self.servers.clock(server, now.mono)?;
+        let clock = self.servers.clock(self.parts[at].server?, now.mono)?;
         let since = clock.minus_ms(now.unix.ms_since(own.since));
         let since = since.max(mirrored.since.plus_ms(1));
         let last_active = own.last_active.min(since);
-        if gone.is_some_and(|gone| gone.last_active >= last_active) {
-            return None;
+        let is_known = gone.is_some_and(|gone| gone.last_active >= last_active);
+        let is_unsaid = !flags.invisible && !is_known && own.last_active >= mirrored.since;
+        is_unsaid.then_some(Gone { since, last_active })
+    }
+
+    /// That is written for all nodes to read, shortly before they believe that its user has gone:
+    /// by then whoever else has heard it has said so.
+    fn say_gone(&mut self, at: usize, slot: Slot, gone: Gone, settled_at: Mono, now: Now) {
+        let due = settled_at.minus_ms(self.settle_ms() / 3);
+        let part = &mut self.parts[at];
+        if now.mono < due {
+            part.unsaid.insert(slot.index());
+            part.unsaid_at = part.unsaid_at.min(due);
+        } else if let Some(user) = self.user_of(slot.index()) {
+            self.parts[at].corrections.push((user, gone));
+            self.schedule(at, now.mono);
         }
-        let gone = Gone { since, last_active };
-        let user = self.user_of(slot.index())?;
-        self.parts[at].corrections.push((user, gone));
-        self.schedule(at, now.mono);
-        Some(gone)
     }
 }
 

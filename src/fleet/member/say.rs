@@ -229,8 +229,7 @@ impl<L: Local> Member<L> {
             let is_seen = self.is_seen(*slot, flags);
             match op {
                 Op::Claim(bits) => {
-                    let mirrored = slot.and_then(|slot| self.local.mirrored(Slot::new(slot)));
-                    let known = mirrored.filter(|it| it.is_here).map(|it| it.since);
+                    let known = slot.and_then(|slot| self.known_since(slot, clock));
                     let is_guess = slot.is_some_and(|slot| self.claims.has(slot, GUESSED));
                     let flags = Some(flags).filter(|_| !is_guess);
                     vouch.claim(name, flags, kinds_of(*bits, kinds), known);

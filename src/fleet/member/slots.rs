@@ -1,13 +1,18 @@
 //! Slots: whose they are, what Redis has been told of each, and what is to be said or read.
 
 use super::claims::{
-    ALONE, ASKED, FLYING, GUESSED, HELD, LOST, MARKED, NOWHERE, PROOF, bits_of, excess, missing,
+    ALONE, ASKED, FLYING, GUESSED, HELD, LOST, MARKED, NOWHERE, PROOF, UNTOLD, WENT, bits_of,
+    excess, missing,
 };
 use super::part::Wanted;
 use super::{How, Local, Member, State};
 use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::UserBuf;
+
+/// Who came while Redis was away is told as of then if that is no longer ago, in ms: a stream that
+/// resumes at another node is told again what changed in the ten seconds before its last id.
+const UNTOLD_MS: u64 = 8_000;
 
 impl<L: Local> Member<L> {
     /// Makes room for what is known of each slot up to that one.
@@ -72,8 +77,17 @@ impl<L: Local> Member<L> {
             self.claims.set(slot, GUESSED);
         }
         if mirrored.is_none_or(|mirrored| !mirrored.is_here) {
+            self.claims.set(slot, UNTOLD);
             self.tell_as_alone(slot, now);
         }
+    }
+
+    /// Since when a user is known to be here, for a claim. None: it comes with the claim.
+    pub(super) fn known_since(&self, slot: u32, clock: Unix) -> Option<Unix> {
+        let mirrored = self.local.mirrored(Slot::new(slot));
+        let since = mirrored.filter(|it| it.is_here)?.since;
+        let is_late = self.claims.has(slot, UNTOLD) && clock.ms_since(since) > UNTOLD_MS;
+        (!is_late && !self.claims.has(slot, WENT)).then_some(since)
     }
 
     /// A user is here by what this node knows itself.
@@ -96,15 +110,12 @@ impl<L: Local> Member<L> {
     /// What Redis has of somebody whom this node claims is older than what this node was told: it
     /// has lost something. True: it is said again.
     pub(super) fn is_lost(&mut self, at: usize, slot: u32, since: Unix, now: Now) -> bool {
-        let known = self.local.mirrored(Slot::new(slot));
-        let Some(known) = known.filter(|known| known.is_here && known.since > since) else {
-            return false;
-        };
-        let own = bits_of(self.local.own(Slot::new(slot), now).kinds);
         let server = self.parts[at].server;
         let clock = server.and_then(|server| self.servers.clock(server, now.mono));
+        let known = clock.and_then(|clock| self.known_since(slot, clock));
+        let own = bits_of(self.local.own(Slot::new(slot), now).kinds);
         // What is yet to come by its clock it does not take.
-        let may = own & PROOF != 0 && clock.is_some_and(|clock| known.since <= clock);
+        let may = own & PROOF != 0 && known > Some(since) && known <= clock;
         if may {
             self.claims.set(slot, LOST);
         }
