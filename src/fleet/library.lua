@@ -156,7 +156,8 @@ local function fault_of(keys, args)
       return 'the operation is one of + - g ! = x'
     elseif is_reap and op ~= WITHDRAW then
       return 'a reaper only withdraws'
-    elseif flags > 7 or (flags % 4 == 3 and (op ~= CLAIM or flags ~= UNKNOWN)) or kind > 15 or (op == CLAIM and kind % KINDS == 0) then
+    elseif kind > 15 or (op == CLAIM and kind % KINDS == 0) or flags > 7 or
+      (flags % 4 == 3 and (op ~= CLAIM or flags ~= UNKNOWN)) then
       return 'flags or a kind that there is not'
     elseif op == FLAGS and (kind == 0 or kind > 3) then
       return 'flags of which nothing is said'

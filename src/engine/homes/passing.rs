@@ -80,6 +80,14 @@ impl Passing {
         &self.list
     }
 
+    /// How long a beat may wait at another node before it is passed on to this one, in ms.
+    pub(in crate::engine) fn lingers_ms(&self) -> u64 {
+        match self.list.passes_on() {
+            true => LINGER_MS,
+            false => 0,
+        }
+    }
+
     /// What the node's shards share.
     pub(in crate::engine) fn shared(&self) -> &Homes {
         &self.homes

@@ -124,7 +124,8 @@ impl Engine {
     fn sweep_context(&self, now: Now) -> SweepContext {
         SweepContext {
             now,
-            offline_after_ms: self.settings.offline_after_ms,
+            // What others pass on may wait there.
+            offline_after_ms: self.settings.offline_after_ms + self.passing.lingers_ms(),
             // Who is sent away by a drain, or finds nobody, is silent for our sake.
             hold_expiries: self.silence.holds(now.mono) || self.drain_holds(),
         }
