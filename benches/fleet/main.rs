@@ -217,7 +217,7 @@ impl Calls {
 
     fn claim(&mut self, link: &mut Link, group: &[UserBuf]) {
         self.say(link, group, |vouch, user| {
-            vouch.claim(user, UserFlags::PLAIN, BEAT, None);
+            vouch.claim(user, Some(UserFlags::PLAIN), BEAT, None);
         });
     }
 
