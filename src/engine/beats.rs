@@ -281,14 +281,18 @@ impl Engine {
     /// look.
     pub(super) fn count_beat(&mut self, outcome: BeatOutcome, source: Counter) -> bool {
         let counter = match outcome {
-            BeatOutcome::Stored | BeatOutcome::StoredOffline | BeatOutcome::StoredNews => source,
+            BeatOutcome::Stored
+            | BeatOutcome::StoredOffline
+            | BeatOutcome::StoredNews
+            | BeatOutcome::StoredAgain => source,
             BeatOutcome::BeforeLeave => Counter::BeatBeforeLeave,
         };
         self.counters.add(counter, 1);
-        matches!(
-            outcome,
-            BeatOutcome::StoredOffline | BeatOutcome::StoredNews
-        )
+        match outcome {
+            BeatOutcome::StoredOffline | BeatOutcome::StoredNews => true,
+            BeatOutcome::StoredAgain => self.posts.has_bridge(),
+            BeatOutcome::Stored | BeatOutcome::BeforeLeave => false,
+        }
     }
 
     pub(super) fn book_intern_fault(&mut self, fault: InternFault) {

@@ -364,7 +364,7 @@ impl Presence {
         self.online.raise(chunk_of(slot), LOOK | STAMPS_DIRTY);
         match self.online.has(slot) {
             // Whoever was told of the goodbye is to be told that it is over.
-            true if before.has_parted() => BeatOutcome::StoredNews,
+            true if before.has_parted() => BeatOutcome::StoredAgain,
             true => BeatOutcome::Stored,
             false => BeatOutcome::StoredOffline,
         }

@@ -160,9 +160,11 @@ pub enum BeatOutcome {
     Stored,
     /// Stored; the slot is not published online: its owner must look now.
     StoredOffline,
-    /// Stored; a goodbye that nobody had looked at is over, or whether somebody is at the user's
-    /// devices has changed: its owner must look now.
+    /// Stored, and whether somebody is at the user's devices has changed: its owner must look now.
     StoredNews,
+    /// Stored, and a goodbye that nobody had looked at is over: for the slot's owner nothing has
+    /// changed, and a fleet that told of the goodbye is to hear of it.
+    StoredAgain,
     /// Sent in an earlier step than an accepted leave: refused.
     BeforeLeave,
 }
