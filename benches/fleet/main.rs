@@ -87,8 +87,9 @@ fn main() {
     }
 }
 
-/// Processor time for each transition, half of them arrivals and half ends: the median of rounds,
-/// the lowest and the highest.
+/// Processor time for each transition, half of them arrivals and half ends, and beside it for each
+/// `SET` of a key a user that expires, which is what people use today. Both take turns, so that a
+/// slow minute of the machine slows both: the median of rounds, the lowest and the highest.
 fn transitions(server: &Server, users: usize) {
     let mut link = server.link();
     link.load();
@@ -97,7 +98,9 @@ fn transitions(server: &Server, users: usize) {
     let mut calls = Calls::new(hot);
     for each in [1, 10, 100] {
         let users = names((users / 10).min(20_000 * (1 + each / 10)) / each * each);
-        let mut rounds = [0; ROUNDS].map(|_| {
+        let mut rounds = [[0.0; ROUNDS]; 2];
+        let [ours, plain] = &mut rounds;
+        for (ours, plain) in ours.iter_mut().zip(plain) {
             let before = server.cpu_seconds();
             for group in users.chunks(each) {
                 calls.claim(&mut link, group);
@@ -107,14 +110,39 @@ fn transitions(server: &Server, users: usize) {
                     vouch.withdraw(user, BEAT, Unix::from_ms(7));
                 });
             }
-            (server.cpu_seconds() - before) * 1e6 / (2 * users.len()) as f64
+            let between = server.cpu_seconds();
+            users.chunks(each).for_each(|group| beat(&mut link, group));
+            *ours = (between - before) * 1e6 / (2 * users.len()) as f64;
+            *plain = (server.cpu_seconds() - between) * 1e6 / users.len() as f64;
+            users.chunks(100).for_each(|group| forget(&mut link, group));
+        }
+        let [ours, plain] = rounds.map(|mut rounds| {
+            rounds.sort_by(f64::total_cmp);
+            let [lowest, .., highest] = rounds;
+            (rounds[ROUNDS / 2], lowest, highest)
         });
-        rounds.sort_by(f64::total_cmp);
-        let [lowest, .., highest] = rounds;
-        let median = rounds[ROUNDS / 2];
         println!(
-            "  {each:>3} users a call  {median:6.2} us a transition ({lowest:.2} to {highest:.2})"
+            "  {each:>3} users a call  {:6.2} us a transition ({:.2} to {:.2}); \
+             a SET EX of each, {each} at once, {:6.2} us ({:.2} to {:.2})",
+            ours.0, ours.1, ours.2, plain.0, plain.1, plain.2
         );
+    }
+}
+
+/// A beat as people have it today: a write to a key of the user's own, every time.
+fn beat(link: &mut Link, group: &[UserBuf]) {
+    let words = group.iter();
+    link.send_all(words.map(|user| ["SET", user.as_str(), "1", "EX", "25"]));
+    for _ in group {
+        assert_eq!(link.read(), Answer::Word("OK".to_owned()));
+    }
+}
+
+/// So that none of them expires while something else is measured.
+fn forget(link: &mut Link, users: &[UserBuf]) {
+    link.send_all(users.iter().map(|user| ["DEL", user.as_str()]));
+    for _ in users {
+        assert_eq!(link.read(), Answer::Number(1));
     }
 }
 

@@ -200,13 +200,24 @@ impl Link {
 
     /// Without waiting for the answer.
     pub(crate) fn send<W: AsRef<[u8]>>(&mut self, words: impl IntoIterator<Item = W>) {
-        let words: Vec<W> = words.into_iter().collect();
-        let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-        for word in &words {
-            let word = word.as_ref();
-            bytes.extend(format!("${}\r\n", word.len()).as_bytes());
-            bytes.extend(word);
-            bytes.extend(b"\r\n");
+        self.send_all([words]);
+    }
+
+    /// Several in one write.
+    pub(crate) fn send_all<W: AsRef<[u8]>>(
+        &mut self,
+        all: impl IntoIterator<Item = impl IntoIterator<Item = W>>,
+    ) {
+        let mut bytes = Vec::new();
+        for words in all {
+            let words: Vec<W> = words.into_iter().collect();
+            bytes.extend(format!("*{}\r\n", words.len()).as_bytes());
+            for word in &words {
+                let word = word.as_ref();
+                bytes.extend(format!("${}\r\n", word.len()).as_bytes());
+                bytes.extend(word);
+                bytes.extend(b"\r\n");
+            }
         }
         self.writer.write_all(&bytes).unwrap();
     }

@@ -64,7 +64,8 @@ impl<L: Local> Member<L> {
         let to = To::Key(LANES[lane]);
         let state = &mut self.lanes.all[lane];
         state.is_asked = true;
-        state.next_at = now.mono.plus_ms(self.settings.renew_ms);
+        let next_at = now.mono.plus_ms(self.settings.renew_ms);
+        state.next_at = self.ticks.not_after(next_at);
         let clock = state
             .server
             .and_then(|server| self.servers.clock(server, now.mono));

@@ -50,7 +50,7 @@ impl<L: Local> Member<L> {
         let jitter = self.random.u64(..=audit_ms / 8);
         let part = &mut self.parts[at];
         part.is_looking = false;
-        part.look_at = now.mono.plus_ms(audit_ms - jitter);
+        part.look_at = self.ticks.not_after(now.mono.plus_ms(audit_ms - jitter));
         let Some((Reply::List(values), time)) = replies.split_first() else {
             self.counts.malformed += 1;
             part.look_at = now.mono.plus_ms(1_000);

@@ -28,6 +28,7 @@ mod servers;
 mod settings;
 mod slots;
 mod standing;
+mod ticks;
 
 pub use counts::Counts;
 pub use local::{Ending, How, Local, Mirrored, Own, State, Ticket};
@@ -43,6 +44,7 @@ use lanes::Lanes;
 use part::{Hearing, Part};
 use reap::{Dead, Reaping};
 use servers::Servers;
+use ticks::Ticks;
 
 use super::calls::Call;
 use super::message::{self, Base};
@@ -77,6 +79,7 @@ pub struct Member<L> {
     next_tag: u64,
 
     servers: Servers,
+    ticks: Ticks,
     lanes: Lanes,
     layout_at: Mono,
     is_layout_asked: bool,
@@ -129,6 +132,7 @@ impl<L: Local> Member<L> {
         }
         Member {
             local,
+            ticks: Ticks::new(settings.renew_ms, &mut random),
             settings,
             partitions,
             life: new_life(&mut random),
@@ -215,6 +219,7 @@ impl<L: Local> Member<L> {
         self.turn(now);
         self.lease(now);
         self.forget(now);
+        self.look_around(now);
         for _ in 0..STEPS_MAX {
             let Some(&(due, at)) = self.due.first() else {
                 break;
@@ -236,7 +241,8 @@ impl<L: Local> Member<L> {
     /// When [`Member::handle_timeout`] is to be called next. May lie in the past: at once.
     pub fn poll_timeout(&self) -> Mono {
         let due = self.due.first().map_or(Mono::NEVER, |(due, _)| *due);
-        due.min(self.lease_due()).min(self.forget_due())
+        let due = due.min(self.lease_due()).min(self.forget_due());
+        due.min(self.servers.look_due())
     }
 
     // What the node has to say.
@@ -355,23 +361,20 @@ impl<L: Local> Member<L> {
     fn upset(&mut self, at: usize, now: Now) {
         self.parts[at].settle_until = now.mono.plus_ms(self.settle_ms());
         self.reap_anew(at);
-        self.look_around(at, now);
+        if let Some(server) = self.parts[at].server {
+            self.servers.lost(server, now.mono);
+        }
     }
 
     /// What one partition has lost the others of its server may have lost too. Each departure waits
     /// from when its partition's loss is seen, so all are looked at together.
-    fn look_around(&mut self, at: usize, now: Now) {
-        let Some(server) = self.parts[at].server else {
-            return;
-        };
-        if !self.servers.may_look_around(server, now.mono) {
-            return;
-        }
-        for other in 0..self.parts.len() {
-            let part = &mut self.parts[other];
-            if part.server == Some(server) && other != at {
-                part.look_at = part.look_at.min(now.mono);
-                self.schedule(other, now.mono);
+    fn look_around(&mut self, now: Now) {
+        while let Some(server) = self.servers.take_look(now.mono) {
+            for at in 0..self.parts.len() {
+                if self.parts[at].server == Some(server) {
+                    self.parts[at].look_at = now.mono;
+                    self.schedule(at, now.mono);
+                }
             }
         }
     }

@@ -40,8 +40,9 @@ struct Known {
     is_silent: bool,
     in_flight: u32,
     waiting: Waiting,
-    /// All its partitions were to be looked at.
+    /// When all its partitions were looked at last, and when they are to be.
     looked_around: Option<Mono>,
+    look_around_at: Option<Mono>,
 }
 
 /// Partitions for which there was no room among the commands under way, in their order.
@@ -101,6 +102,7 @@ impl Servers {
             in_flight: 0,
             waiting: Waiting::default(),
             looked_around: None,
+            look_around_at: None,
         })
     }
 
@@ -120,14 +122,31 @@ impl Servers {
         self.known(server).is_silent = true;
     }
 
-    /// It has lost something. True: all of it is to be looked at, which was not lately.
-    pub(super) fn may_look_around(&mut self, server: Server, now: Mono) -> bool {
-        let last = &mut self.known(server).looked_around;
-        let is_due = last.is_none_or(|last| now.ms_since(last) >= LOOK_AROUND_MS);
-        if is_due {
-            *last = Some(now);
-        }
-        is_due
+    /// It has lost something: all of it is to be looked at, and again if this was found after that.
+    pub(super) fn lost(&mut self, server: Server, now: Mono) {
+        let known = self.known(server);
+        let last = known.looked_around;
+        let next = last.map_or(now, |last| last.plus_ms(LOOK_AROUND_MS).max(now));
+        known.look_around_at.get_or_insert(next);
+    }
+
+    /// When [`Servers::take_look`] has one.
+    pub(super) fn look_due(&self) -> Mono {
+        let due = self.known.values().filter_map(|known| known.look_around_at);
+        due.min().unwrap_or(Mono::NEVER)
+    }
+
+    /// A server all of which is to be looked at now.
+    pub(super) fn take_look(&mut self, now: Mono) -> Option<Server> {
+        let is_due = |known: &&mut Known| known.look_around_at.is_some_and(|at| at <= now);
+        let mut all = self
+            .known
+            .iter_mut()
+            .map(|(server, known)| (*server, known));
+        let (server, known) = all.find(|(_, known)| is_due(&known))?;
+        known.look_around_at = None;
+        known.looked_around = Some(now);
+        Some(server)
     }
 
     /// Its clock said that, in an answer that came now.
@@ -266,6 +285,23 @@ mod tests {
         assert!(!servers.is_well(one, at(5_004)));
         servers.heard(one, at(5_100), at(5_101));
         assert_eq!(servers.well_since(one), at(5_101));
+    }
+
+    #[test]
+    fn whatever_is_lost_after_a_look_at_all_is_looked_for_once_more() {
+        let (mut servers, one) = (Servers::default(), Server(1));
+        let mut look = |lost: &[u64], ms| {
+            for lost in lost {
+                servers.lost(one, at(*lost));
+            }
+            assert_eq!(servers.take_look(at(ms - 1)), None);
+            assert_eq!(servers.look_due(), at(ms));
+            assert_eq!(servers.take_look(at(ms)), Some(one));
+            assert_eq!(servers.look_due(), Mono::NEVER);
+        };
+        look(&[1_000, 1_000], 1_000);
+        look(&[1_000, 1_300], 3_000);
+        look(&[9_000], 9_000);
     }
 
     #[test]
