@@ -618,4 +618,20 @@ mod tests {
         assert!(!heard.is_online(world.bob));
         assert_eq!(world.databases.take_news(at(2_200)).ended, [world.bob]);
     }
+
+    #[test]
+    fn a_beat_behind_a_log_out_counts_however_late_the_log_out_is_heard_of() {
+        for (beat_ms, is_here) in [(2_150, false), (2_250, true)] {
+            let mut world = World::new();
+            let heard = Arc::clone(&world.databases.heard);
+            heard.record_beat(world.bob, Unix::from_ms(beat_ms), at(beat_ms));
+            world.look(beat_ms);
+            let said = Ending::LoggedOut(at(2_200).unix);
+            world.databases.ended(world.bob, said, at(2_900));
+            let kinds = world.databases.own(world.bob, at(2_900)).kinds;
+            assert_eq!(kinds.beat.is_some(), is_here, "{beat_ms}");
+            world.look(2_900);
+            assert_eq!(heard.is_online(world.bob), is_here, "{beat_ms}");
+        }
+    }
 }

@@ -1,12 +1,15 @@
 //! One node and the servers, without a network: what is asked for comes at once.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use greendot::fleet::calls::{Caller, Mode, Vouch};
 use greendot::fleet::flags::{Saying, UserFlags};
-use greendot::fleet::held::{Gone, Here};
+use greendot::fleet::held::{Gone, Here, Kinds};
 use greendot::fleet::member::{Layout, Local, Member, Settings, Standing, Ticket};
 use greendot::fleet::partition::{LAYOUT as LAYOUT_KEY, Partition, Partitions, bucket_of};
-use greendot::fleet::traffic::{Event, Server, To};
+use greendot::fleet::traffic::{Command, Event, Failed, Server, Tag, To};
+use greendot::fleet::{Birth, Life};
 use greendot::status::Status;
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::{User, UserBuf};
@@ -20,6 +23,13 @@ struct One {
     cluster: Cluster,
     partitions: Arc<Partitions>,
     ms: u64,
+    /// No server can be reached.
+    is_cut: bool,
+    /// What a server says comes so much later.
+    late_ms: u64,
+    late: VecDeque<(u64, Event)>,
+    /// The node's clock is behind those of the servers.
+    slow_ms: u64,
 }
 
 impl One {
@@ -38,6 +48,10 @@ impl One {
             cluster,
             partitions,
             ms: 1_000,
+            is_cut: false,
+            late_ms: 0,
+            late: VecDeque::new(),
+            slow_ms: 0,
         };
         for partition in one.partitions.all() {
             let server = Server(one.process(partition) as u32);
@@ -54,7 +68,11 @@ impl One {
     }
 
     fn now(&self) -> Now {
-        now(self.ms)
+        let now = now(self.ms);
+        Now {
+            unix: now.unix.minus_ms(self.slow_ms),
+            ..now
+        }
     }
 
     /// Time passes, and what is due is done.
@@ -63,7 +81,7 @@ impl One {
         while self.ms < end {
             self.ms += 5;
             let at = self.now();
-            if self.ms.is_multiple_of(500) {
+            if self.ms.is_multiple_of(500) && !self.is_cut {
                 for server in self.cluster.primaries.map(|process| Server(process as u32)) {
                     let event = Event::Heard { server, ago_ms: 0 };
                     self.member.handle_event(event, at);
@@ -71,36 +89,52 @@ impl One {
             }
             self.member.handle_timeout(at);
             while let Some(command) = self.member.poll_command() {
-                let key = match command.to {
-                    To::Partition(partition) => self.partitions.hot_key(partition).into_bytes(),
-                    To::Key(key) => key.as_bytes().to_vec(),
-                };
-                let process = self.cluster.process_of(&key);
-                let unix_ms = EPOCH_MS + self.ms;
-                let done = self.cluster.execute(process, &key, &command.calls, unix_ms);
-                let (replies, published) = done.unwrap();
-                let (tag, server) = (command.tag, Server(process as u32));
-                for (channel, message) in published {
-                    let mut all = self.partitions.all();
-                    let is_its =
-                        |one: &Partition| self.partitions.hot_key(*one).as_bytes() == channel;
-                    let partition = all.find(is_its).unwrap();
-                    let event = Event::Published {
-                        partition,
-                        server,
-                        message,
-                    };
-                    self.member.handle_event(event, at);
-                }
-                self.member.handle_event(
-                    Event::Answered {
-                        tag,
-                        server,
-                        replies,
-                    },
-                    at,
-                );
+                self.execute(command);
+                self.hear(at);
             }
+            self.hear(at);
+        }
+    }
+
+    fn execute(&mut self, command: Command) {
+        let due_ms = self.ms + self.late_ms;
+        let tag = command.tag;
+        if self.is_cut {
+            let why = Failed::Unreached;
+            self.late.push_back((due_ms, Event::Failed { tag, why }));
+            return;
+        }
+        let key = match command.to {
+            To::Partition(partition) => self.partitions.hot_key(partition).into_bytes(),
+            To::Key(key) => key.as_bytes().to_vec(),
+        };
+        let process = self.cluster.process_of(&key);
+        let unix_ms = EPOCH_MS + self.ms;
+        let done = self.cluster.execute(process, &key, &command.calls, unix_ms);
+        let (replies, published) = done.unwrap();
+        let server = Server(process as u32);
+        for (channel, message) in published {
+            let mut all = self.partitions.all();
+            let is_its = |one: &Partition| self.partitions.hot_key(*one).as_bytes() == channel;
+            let event = Event::Published {
+                partition: all.find(is_its).unwrap(),
+                server,
+                message,
+            };
+            self.late.push_back((due_ms, event));
+        }
+        let event = Event::Answered {
+            tag,
+            server,
+            replies,
+        };
+        self.late.push_back((due_ms, event));
+    }
+
+    /// What has come by now.
+    fn hear(&mut self, at: Now) {
+        while let Some((_, event)) = self.late.pop_front_if(|(due_ms, _)| *due_ms <= self.ms) {
+            self.member.handle_event(event, at);
         }
     }
 
@@ -144,6 +178,8 @@ impl One {
     }
 }
 
+/// After an outage nobody is told before that who has gone.
+const SETTLE_MS: u64 = 6_000;
 /// All buckets of all partitions are looked at in 192 s.
 const FORGET_AFTER_MS: u64 = 400_000;
 
@@ -366,4 +402,201 @@ fn idle_it_says_little() {
     let each_s = (one.member.counts().commands - before) as f64 / 60.0;
     // Three renewals, an audit of each of 64 partitions in 26 to 30 s, and a bucket.
     assert!((6.0..6.6).contains(&each_s), "{each_s}");
+}
+
+#[test]
+fn a_log_out_is_done_a_moment_after_redis_has_done_it() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    one.beat(bob.user());
+    let at = one.now();
+    one.member.log_out(bob.user(), at.unix, Some(Ticket(3)), at);
+    one.pass(20);
+    assert_eq!(one.field(bob.user(), false), None);
+    assert_eq!(one.member.local().done, []);
+    one.pass(10);
+    assert_eq!(one.member.local().done, [Ticket(3)]);
+}
+
+#[test]
+fn a_beat_behind_a_log_out_counts_though_its_message_comes_late() {
+    for (beat_at_ms, is_here) in [(0, false), (50, true)] {
+        let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+        one.beat(bob.user());
+        one.late_ms = 100;
+        let at = one.now();
+        one.member.log_out(bob.user(), at.unix, None, at);
+        one.pass(beat_at_ms);
+        let at = one.now();
+        let slot = one.member.local_mut().beat(bob.user(), at.unix, at);
+        one.member.changed(slot, at);
+        one.pass(400);
+        assert_eq!(one.field(bob.user(), false).is_some(), is_here);
+        assert_eq!(one.member.local().public(bob.user()), Some(is_here));
+    }
+}
+
+/// Another node's claim of somebody, by a beat that was sent then.
+fn claim_elsewhere(one: &mut One, user: User<'_>, sent: Unix) {
+    let mut vouch = Vouch::new(&Caller {
+        life: Life(*b"else"),
+        mode: Mode::Enrol,
+        birth: Birth(*b"birthday"),
+        k: 1,
+        not_after: Unix::LATEST,
+    });
+    vouch.claim(user, Some(UserFlags::PLAIN), Kinds::beat(sent), None);
+    let partition = one.partitions.of(user);
+    one.execute(Command {
+        tag: Tag(u64::MAX),
+        to: To::Partition(partition),
+        calls: vec![vouch.call(&one.partitions.hot_key(partition))],
+    });
+    one.pass(20);
+}
+
+#[test]
+fn a_goodbye_that_has_waited_for_long_ends_nothing_elsewhere() {
+    for (late_ms, is_here) in [(400, false), (600, true)] {
+        let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+        one.beat(bob.user());
+        let sent = one.now().unix;
+        claim_elsewhere(&mut one, bob.user(), sent);
+        one.pass(100);
+        // A call of the partition is under way for so long.
+        let partition = one.partitions.of(bob.user());
+        let is_beside = |name: &UserBuf| one.partitions.of(name.user()) == partition;
+        let mut names = (0..).map(|at| UserBuf::from_text(format!("user-{at}")).unwrap());
+        let beside = names.find(is_beside).unwrap();
+        one.late_ms = late_ms;
+        one.beat(beside.user());
+        one.late_ms = 0;
+        one.goodbye(bob.user());
+        assert!(one.field(bob.user(), false).is_some());
+        one.pass(1_500);
+        assert_eq!(one.field(bob.user(), false).is_some(), is_here, "{late_ms}");
+    }
+}
+
+/// Somebody beats each second, for so long.
+fn beat_on(one: &mut One, user: User<'_>, seconds: u64) {
+    for _ in 0..seconds {
+        one.beat(user);
+        one.pass(980);
+    }
+}
+
+#[test]
+fn who_came_while_redis_was_away_came_then_if_that_is_not_long_ago() {
+    for (away_s, is_then) in [(4, true), (12, false)] {
+        let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+        one.is_cut = true;
+        one.pass(3_000);
+        let came_ms = one.ms;
+        beat_on(&mut one, bob.user(), away_s);
+        assert_eq!(one.member.local().public(bob.user()), Some(true));
+        one.is_cut = false;
+        let back_ms = one.ms;
+        beat_on(&mut one, bob.user(), 2);
+        let here = Here::parse(&one.field(bob.user(), false).unwrap()).unwrap();
+        let since_ms = here.since.ms() - EPOCH_MS;
+        let expected = match is_then {
+            true => came_ms - 10..came_ms + 30,
+            false => back_ms..back_ms + 1_000,
+        };
+        assert!(expected.contains(&since_ms), "{since_ms} of {expected:?}");
+        let view = one.member.local().view(bob.user()).unwrap();
+        assert_eq!((view.is_here, view.since), (true, here.since));
+    }
+}
+
+#[test]
+fn who_came_and_went_while_redis_was_away_is_kept_with_when() {
+    // Whether he is told as of a time that Redis' clock has and this node's has not yet, or not.
+    for (slow_ms, back_after_ms) in [(0, 12_000), (700, 12_000), (0, 3_000)] {
+        let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+        one.slow_ms = slow_ms;
+        one.is_cut = true;
+        one.pass(3_000);
+        one.beat(bob.user());
+        let heard = one.now().unix.minus_ms(20);
+        assert_eq!(one.member.local().public(bob.user()), Some(true));
+        one.pass(OFFLINE_AFTER_MS + 1_000);
+        let slot = one.member.local().find(bob.user()).unwrap();
+        one.member.changed(slot, one.now());
+        // Nobody is told that he went before all may have spoken.
+        assert_eq!(one.member.local().public(bob.user()), Some(true));
+        one.is_cut = false;
+        one.pass(back_after_ms);
+        if back_after_ms > SETTLE_MS {
+            assert_eq!(one.member.local().public(bob.user()), Some(false));
+            let gone = Gone::parse(&one.field(bob.user(), true).unwrap()).unwrap();
+            assert_eq!(gone.last_active, heard, "{slow_ms}");
+        }
+        // He comes back, as of then.
+        let back_ms = one.ms;
+        one.beat(bob.user());
+        one.pass(100);
+        let here = Here::parse(&one.field(bob.user(), false).unwrap()).unwrap();
+        assert!(here.since.ms() >= EPOCH_MS + back_ms);
+    }
+}
+
+#[test]
+fn what_is_lost_shortly_after_another_loss_is_found_as_soon() {
+    let mut one = One::start(Cluster::new([0; 3]), LAYOUT, 1);
+    let names = (0..40).map(|at| UserBuf::from_text(format!("user-{at}")).unwrap());
+    let names: Vec<UserBuf> = names.collect();
+    for name in &names {
+        one.beat(name.user());
+    }
+    one.pass(500);
+    // Three of one server's, in a partition each.
+    let mut beside = BTreeMap::new();
+    for name in &names {
+        let partition = one.partitions.of(name.user());
+        if one.process(partition) == one.process(one.partitions.of(names[0].user())) {
+            beside.insert(partition.index(), name);
+        }
+    }
+    let mut beside = beside.into_values();
+    let [first, second, silent] = [(); 3].map(|()| beside.next().unwrap());
+    let lose = |one: &mut One, name: &UserBuf| {
+        let partition = one.partitions.of(name.user());
+        let (process, hot) = (one.process(partition), one.partitions.hot_key(partition));
+        let data = &mut one.cluster.processes[process].data;
+        data.remove(hot.as_bytes()).unwrap();
+    };
+    // A loss is found by what is said there, and all is looked at.
+    lose(&mut one, first);
+    one.goodbye(first.user());
+    one.pass(300);
+    lose(&mut one, silent);
+    lose(&mut one, second);
+    one.goodbye(second.user());
+    one.pass(3_000);
+    assert!(one.field(silent.user(), false).is_some());
+}
+
+#[test]
+fn who_went_while_redis_lost_everything_comes_back_as_of_then() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    one.beat(bob.user());
+    one.is_cut = true;
+    one.pass(OFFLINE_AFTER_MS + 1_000);
+    let slot = one.member.local().find(bob.user()).unwrap();
+    one.member.changed(slot, one.now());
+    for process in &mut one.cluster.processes {
+        process.data.clear();
+    }
+    one.is_cut = false;
+    // Before it is believed that he has gone.
+    one.pass(3_000);
+    assert_eq!(one.member.local().public(bob.user()), Some(true));
+    let back_ms = one.ms;
+    one.beat(bob.user());
+    one.pass(500);
+    let here = Here::parse(&one.field(bob.user(), false).unwrap()).unwrap();
+    assert!(here.since.ms() >= EPOCH_MS + back_ms);
+    let view = one.member.local().view(bob.user()).unwrap();
+    assert_eq!((view.is_here, view.since), (true, here.since));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::claims::{ALONE, ASKED, FLYING, GUESSES, KINDS, NOWHERE, PROOF, WENT, bits_of};
+use super::claims::{ALONE, ASKED, FLYING, GUESSES, KINDS, NOWHERE, PROOF, UNTOLD, WENT, bits_of};
 use super::lease::bytes_of;
 use super::part::{Hearing, Wanted};
 use super::{Asked, How, Local, Member, State};
@@ -19,6 +19,8 @@ use crate::wire::{User, UserBuf};
 
 /// Reads under way in one partition.
 const READS_MAX: u32 = 2;
+/// A beat is claimed within so many ms.
+const CLAIM_MS: u64 = 1_000;
 
 impl<L: Local> Member<L> {
     /// Reads what is to be read, as far as may be now.
@@ -338,11 +340,15 @@ impl<L: Local> Member<L> {
         let own = self.local.own(slot, now);
         let mirrored = self.local.mirrored(slot).filter(|it| it.is_here)?;
         let clock = self.servers.clock(self.parts[at].server?, now.mono)?;
-        let since = clock.minus_ms(now.unix.ms_since(own.since));
-        let since = since.max(mirrored.since.plus_ms(1));
+        let by_redis = |here: Unix| clock.minus_ms(now.unix.ms_since(here));
+        let since = by_redis(own.since).max(mirrored.since.plus_ms(1));
         let last_active = own.last_active.min(since);
         let is_known = gone.is_some_and(|gone| gone.last_active >= last_active);
-        let is_unsaid = !flags.invisible && !is_known && own.last_active >= mirrored.since;
+        // Whom this node told alone it has heard, whatever the clocks say. And whoever beats is told
+        // as of when that was claimed.
+        let is_heard_last = self.claims.has(slot.index(), UNTOLD)
+            || by_redis(own.last_active).plus_ms(CLAIM_MS) >= mirrored.since;
+        let is_unsaid = !flags.invisible && !is_known && is_heard_last;
         is_unsaid.then_some(Gone { since, last_active })
     }
 
