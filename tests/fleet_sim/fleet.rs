@@ -6,7 +6,8 @@ use std::ops::Range;
 use fastrand::Rng;
 use greendot::engine::Place;
 use greendot::fleet::flags::{Saying, UserFlags};
-use greendot::fleet::held::Here;
+use greendot::fleet::held::{Here, RING_MESSAGES, ring_field};
+use greendot::fleet::message::Message;
 use greendot::fleet::partition::LANES;
 use greendot::planted::{self, Planted};
 use greendot::status::Status;
@@ -847,10 +848,8 @@ impl Fleet {
             let partition = self.world.partitions.of(name.user());
             let key = self.world.partitions.hot_key(partition).into_bytes();
             let server = &self.world.cluster.processes[self.world.cluster.process_of(&key)];
-            let field = server
-                .data
-                .get(&key)
-                .and_then(|hash| hash.get(name.as_str().as_bytes()));
+            let hash = server.data.get(&key);
+            let field = hash.and_then(|hash| hash.get(name.as_str().as_bytes()));
             let here = field.map(|bytes| Here::parse(bytes).unwrap());
             // Of who is not here a field has only what it says of itself; and who hides shows in
             // nothing.
@@ -858,7 +857,8 @@ impl Fleet {
             let view = one.member.local().view(name.user());
             if here.is_some_and(|here| {
                 here.since <= up_to && view.is_none_or(|view| view.since < here.since)
-            }) {
+            }) && !hash.is_some_and(|hash| is_said_behind(hash, name, up_to))
+            {
                 faults.push(format!(
                     "node {node} knows all up to {up_to:?}, but {}",
                     name.as_str()
@@ -870,6 +870,17 @@ impl Fleet {
             .take(1)
             .for_each(|fault| self.fail(fault));
     }
+}
+
+/// Whether a message behind that time names a user. What a node knew alone is said as of when it
+/// was, which may be before a time up to which others know all that had been said.
+fn is_said_behind(hash: &BTreeMap<Vec<u8>, Vec<u8>>, name: &UserBuf, up_to: Unix) -> bool {
+    (0..RING_MESSAGES).any(|number| {
+        let kept = hash.get(&ring_field(number)[..]);
+        let message = kept.and_then(|bytes| Message::parse_kept(bytes).unwrap());
+        let message = message.filter(|message| message.since > up_to);
+        message.is_some_and(|message| message.records().any(|it| it.user == name.user()))
+    })
 }
 
 fn is_here_everywhere(seen: &[(bool, Unix, usize, UserFlags)]) -> bool {
