@@ -5,6 +5,7 @@ mod reader;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use clap::Args;
@@ -35,6 +36,9 @@ use crate::workers::{share_max, split};
 const FIRST_PUBLISHER: u64 = 1 << 32;
 /// How far the senders' time may run ahead of the clock, ms; far below any `beat_skew_max_ms`.
 const AHEAD_MS_MAX: u64 = 500;
+/// Of changes that come closer together, those of so long go together, us: to wait for each without
+/// sleeping takes a core from the server.
+const GRAIN_US: u64 = 250;
 
 /// What a turn of the server may take at most without its being a stall, ms.
 const SLACK_MS_MAX: f64 = 1_000.0;
@@ -330,26 +334,40 @@ impl<'a> Watchers<'a> {
         lag: &mut Latencies,
     ) -> io::Result<Series> {
         let mut schedule = Schedule::new(first_us, self.args.rate, self.args.transitions);
-        let mut sent_at_ms = 0;
+        // Of each publisher strictly later: one time for all would run ahead of the clock where
+        // there are more changes than milliseconds.
+        let mut sent_ms = vec![0; publishers.len()];
+        let grain_us = match self.args.rate * GRAIN_US as f64 > 1e6 {
+            true => GRAIN_US,
+            false => 0,
+        };
         let mut series = Series::new(first_us, self.common.server_pid);
         while !schedule.is_over() {
             let now_us = clock::now_us();
-            if let Some((number, intended_us)) = schedule.next_due(now_us) {
+            // What is due together goes together, as it does from a platform.
+            let mut due: Option<(Range<usize>, bool, u64)> = None;
+            while let Some((number, intended_us)) = schedule.next_due(now_us) {
                 let turn = number as usize % publishers.len();
                 let online = (number as usize / publishers.len()).is_multiple_of(2);
-                sent_at_ms = clock::unix_ms().max(sent_at_ms + 1);
                 lag.record(now_us - intended_us);
                 self.ledger
                     .cause(turn, online, intended_us, self.sent_ms(now_us));
-                cause.change(
-                    &self.population,
-                    &publishers[turn..=turn],
-                    online,
-                    sent_at_ms,
-                )?;
+                let sent_at_ms = clock::unix_ms().max(sent_ms[turn] + 1);
+                sent_ms[turn] = sent_at_ms;
+                let (turns, _, latest_ms) = due.get_or_insert((turn..turn, online, 0));
+                turns.end = turn + 1;
+                *latest_ms = sent_at_ms.max(*latest_ms);
+                if turn + 1 == publishers.len() {
+                    break;
+                }
+            }
+            if let Some((turns, online, sent_at_ms)) = due {
+                sent_ms[turns.clone()].fill(sent_at_ms);
+                cause.change(&self.population, &publishers[turns], online, sent_at_ms)?;
             }
             series.note(now_us, self.deliveries());
-            reader.poll(schedule.next_at_us().unwrap_or(now_us), self)?;
+            let next_us = schedule.next_at_us().unwrap_or(now_us);
+            reader.poll(next_us.max(now_us + grain_us), self)?;
         }
         self.note_effort(reader);
         Ok(series)
