@@ -55,17 +55,48 @@ impl<L: Local> Member<L> {
         calls: Vec<Call>,
         now: Now,
     ) -> bool {
-        if !self.servers.takes(server) {
-            if let To::Partition(partition) = to {
-                self.servers.wait(server, partition.index());
-            }
-            return false;
-        }
-        if let To::Partition(partition) = to {
-            self.servers.waits_no_more(server, partition.index());
+        match to {
+            To::Partition(partition) if !self.takes(partition.index(), server) => return false,
+            To::Partition(_) => {}
+            To::Key(_) => self.servers.begin(server),
         }
         self.fly(asked, to, Some(server), calls, now);
         true
+    }
+
+    /// Whether a partition may send one command more. False: it waits for its turn.
+    pub(super) fn has_room(&mut self, at: usize, server: Server) -> bool {
+        let has_room = self.parts[at].turn == Some(server) || self.servers.has_room(server);
+        if !has_room {
+            self.servers.wait(server, at);
+        }
+        has_room
+    }
+
+    fn takes(&mut self, at: usize, server: Server) -> bool {
+        let takes = self.has_room(at, server);
+        if takes
+            && self.parts[at]
+                .turn
+                .take_if(|turn| *turn == server)
+                .is_none()
+        {
+            self.servers.begin(server);
+        }
+        takes
+    }
+
+    /// A command is done, or the turn of one was not taken: whoever waits has its room.
+    pub(super) fn give_on(&mut self, server: Server, now: Now) {
+        let Some(next) = self.servers.done(server) else {
+            return;
+        };
+        let had = self.parts[next].turn.replace(server);
+        self.schedule(next, now.mono);
+        if let Some(had) = had {
+            // It has moved from one server to another.
+            self.give_on(had, now);
+        }
     }
 
     pub(super) fn fly(
@@ -92,10 +123,7 @@ impl<L: Local> Member<L> {
     pub(super) fn land(&mut self, tag: Tag, now: Now) -> Option<Flight> {
         let flight = self.flights.remove(&tag)?;
         if let Some(server) = flight.server {
-            self.servers.done(server);
-            if let Some(at) = self.servers.next_waiting(server) {
-                self.schedule(at, now.mono);
-            }
+            self.give_on(server, now);
         }
         Some(flight)
     }

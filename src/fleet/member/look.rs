@@ -15,13 +15,14 @@ const ODD_MS: u64 = 250;
 
 impl<L: Local> Member<L> {
     pub(super) fn look(&mut self, at: usize, server: Server, now: Now) {
-        let part = &mut self.parts[at];
+        let part = &self.parts[at];
         let is_due = now.mono >= part.look_at && !part.is_looking;
         let is_quiet = part.flying.is_none();
-        if !is_due || !(is_quiet || part.hearing == Hearing::Base) {
+        let may = is_due && (is_quiet || part.hearing == Hearing::Base);
+        if !may || !self.has_room(at, server) {
             return;
         }
-        let (to, hot) = (To::Partition(part.id), self.hot_key(at));
+        let (to, hot) = (To::Partition(self.parts[at].id), self.hot_key(at));
         let life = life_field(self.life);
         let mut calls = vec![Call::plain([
             &b"HMGET"[..],
@@ -33,9 +34,6 @@ impl<L: Local> Member<L> {
             calls.push(Call::plain([&b"TIME"[..]]));
         }
         self.parts[at].is_looking = self.send(Asked::Look { at, is_quiet }, to, server, calls, now);
-        if !self.parts[at].is_looking {
-            self.parts[at].look_at = now.mono.plus_ms(3);
-        }
     }
 
     pub(super) fn looked(

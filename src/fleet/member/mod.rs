@@ -293,6 +293,13 @@ impl<L: Local> Member<L> {
 
     /// Decides what is to be done in a partition now, and when to look again.
     fn step(&mut self, at: usize, now: Now) {
+        self.decide(at, now);
+        if let Some(server) = self.parts[at].turn.take() {
+            self.give_on(server, now);
+        }
+    }
+
+    fn decide(&mut self, at: usize, now: Now) {
         self.parts[at].tidy();
         for ticket in self.parts[at].take_done(now.mono) {
             self.local.done(ticket);
@@ -325,8 +332,13 @@ impl<L: Local> Member<L> {
         if let Some(reap) = part.reap.as_ref().filter(|reap| !reap.is_asked) {
             due = due.min(reap.next_at.max(now.mono.plus_ms(10)));
         }
+        // Whoever waits for its turn is called.
+        let soonest_ms = match self.servers.is_waiting(server, at) {
+            true => AGAIN_MS,
+            false => 1,
+        };
         if due != Mono::NEVER {
-            self.schedule(at, due.max(now.mono.plus_ms(1)));
+            self.schedule(at, due.max(now.mono.plus_ms(soonest_ms)));
         }
     }
 

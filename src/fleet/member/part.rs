@@ -141,6 +141,8 @@ pub(super) struct Part {
     /// A look says that there are messages up to that one, which did not come.
     pub(super) suspect: Option<u64>,
     pub(super) look_at: Mono,
+    /// There is room for one command of its to that server, for which it waited.
+    pub(super) turn: Option<Server>,
     pub(super) is_looking: bool,
 
     pub(super) asks: VecDeque<Wanted>,
@@ -198,6 +200,7 @@ impl Part {
             missed: None,
             suspect: None,
             look_at: Mono::default(),
+            turn: None,
             is_looking: false,
             asks: VecDeque::new(),
             reads: 0,

@@ -89,6 +89,9 @@ impl<L: Local> Member<L> {
     }
 
     fn read_some(&mut self, at: usize, server: Server, now: Now) -> bool {
+        if !self.has_room(at, server) {
+            return false;
+        }
         let part = &mut self.parts[at];
         let most = part.asks.len().min(CALL_USERS_MAX);
         let mut users: Vec<Wanted> = part.asks.drain(..most).collect();

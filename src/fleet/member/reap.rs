@@ -141,9 +141,12 @@ impl<L: Local> Member<L> {
     }
 
     fn reap_asked(&mut self, at: usize, is_asked: bool, now: Now) {
-        if let Some(reap) = &mut self.parts[at].reap {
+        let part = &mut self.parts[at];
+        let server = part.server;
+        if let Some(reap) = &mut part.reap {
+            let waits = server.is_some_and(|server| self.servers.is_waiting(server, at));
             reap.is_asked = is_asked;
-            reap.next_at = now.mono.plus_ms(if is_asked { 0 } else { 10 });
+            reap.next_at = now.mono.plus_ms(if is_asked || waits { 0 } else { 10 });
         }
     }
 

@@ -62,6 +62,9 @@ impl<L: Local> Member<L> {
             self.parts[at].retry_at = mono.plus_ms(AGAIN_MS);
             return;
         };
+        if !self.has_room(at, server) {
+            return;
+        }
         let entries = self.entries(at, may_take_back, clock, now);
         if entries.is_empty() && self.parts[at].uncertain.is_empty() {
             return;
@@ -69,7 +72,6 @@ impl<L: Local> Member<L> {
         let calls = self.calls(at, &entries, clock, now);
         let to = To::Partition(self.parts[at].id);
         if !self.send(Asked::Vouch(at), to, server, calls, now) {
-            self.parts[at].retry_at = mono.plus_ms(LINGER_MS);
             self.unpack(at, entries);
             return;
         }
@@ -306,7 +308,6 @@ impl<L: Local> Member<L> {
         let to = To::Partition(self.parts[at].id);
         if !self.send(Asked::Correct, to, server, calls, now) {
             (self.parts[at].corrections, self.parts[at].erased) = (corrections, erased);
-            self.schedule(at, now.mono.plus_ms(LINGER_MS));
         }
     }
 

@@ -18,8 +18,6 @@ const CLOCK_MS: u64 = 5_000;
 const _: () = assert!(CLOCK_MS * 2 < EPOCH_MS);
 /// Commands under way to one server; another one out of reach holds up none of them.
 const IN_FLIGHT_MAX: u32 = 32;
-/// So many partitions that wait no more may stand among those that do.
-const ORDER_SLACK: usize = 64;
 /// Time between two looks at all partitions of a server because one was lost, in ms.
 const LOOK_AROUND_MS: u64 = 2_000;
 /// Servers that are remembered.
@@ -199,21 +197,29 @@ impl Servers {
             .map_or(Mono::default(), |known| known.well_since)
     }
 
-    /// Whether one command more may be under way; then there is.
-    pub(super) fn takes(&mut self, server: Server) -> bool {
-        let known = self.known(server);
-        let takes = known.in_flight < IN_FLIGHT_MAX;
-        known.in_flight += u32::from(takes);
-        takes
+    /// Whether there is room for one command more of somebody whose turn it is not: not before those
+    /// who wait.
+    pub(super) fn has_room(&self, server: Server) -> bool {
+        let known = self.known.get(&server);
+        known.is_none_or(|known| known.in_flight < IN_FLIGHT_MAX && known.waiting.all.is_empty())
     }
 
-    pub(super) fn done(&mut self, server: Server) {
-        if let Some(known) = self.known.get_mut(&server) {
+    /// One command more is under way.
+    pub(super) fn begin(&mut self, server: Server) {
+        self.known(server).in_flight += 1;
+    }
+
+    /// One command is done, or will not be sent: whose turn it is now, who has its room.
+    pub(super) fn done(&mut self, server: Server) -> Option<usize> {
+        let known = self.known.get_mut(&server)?;
+        let next = known.waiting.next();
+        if next.is_none() {
             known.in_flight = known.in_flight.saturating_sub(1);
         }
+        next
     }
 
-    /// There was no room for a command of this partition's.
+    /// There is no room for a command of this partition's: it has its turn.
     pub(super) fn wait(&mut self, server: Server, partition: usize) {
         let waiting = &mut self.known(server).waiting;
         if waiting.all.insert(partition) {
@@ -221,27 +227,17 @@ impl Servers {
         }
     }
 
-    /// There was.
-    pub(super) fn waits_no_more(&mut self, server: Server, partition: usize) {
-        let Some(known) = self.known.get_mut(&server) else {
-            return;
-        };
-        let Waiting { order, all } = &mut known.waiting;
-        if all.remove(&partition) && order.len() > 2 * all.len() + ORDER_SLACK {
-            let mut seen = BTreeSet::new();
-            order.retain(|partition| all.contains(partition) && seen.insert(*partition));
-        }
+    pub(super) fn is_waiting(&self, server: Server, partition: usize) -> bool {
+        let known = self.known.get(&server);
+        known.is_some_and(|known| known.waiting.all.contains(&partition))
     }
+}
 
-    /// Whose turn it is, now that there is room for one command.
-    pub(super) fn next_waiting(&mut self, server: Server) -> Option<usize> {
-        let Waiting { order, all } = &mut self.known.get_mut(&server)?.waiting;
-        loop {
-            let next = order.pop_front()?;
-            if all.remove(&next) {
-                return Some(next);
-            }
-        }
+impl Waiting {
+    fn next(&mut self) -> Option<usize> {
+        let next = self.order.pop_front()?;
+        self.all.remove(&next);
+        Some(next)
     }
 }
 
@@ -307,30 +303,28 @@ mod tests {
     #[test]
     fn so_many_commands_are_under_way_to_one_server() {
         let mut servers = Servers::default();
-        assert!((0..IN_FLIGHT_MAX).all(|_| servers.takes(Server(1))));
-        assert!(!servers.takes(Server(1)) && servers.takes(Server(2)));
-        servers.done(Server(1));
-        assert!(servers.takes(Server(1)));
+        for _ in 0..IN_FLIGHT_MAX {
+            assert!(servers.has_room(Server(1)));
+            servers.begin(Server(1));
+        }
+        assert!(!servers.has_room(Server(1)) && servers.has_room(Server(2)));
+        assert_eq!(servers.done(Server(1)), None);
+        assert!(servers.has_room(Server(1)));
     }
 
     #[test]
-    fn whoever_found_no_room_has_its_turn_in_order_and_once() {
-        let mut servers = Servers::default();
+    fn whoever_found_no_room_has_its_turn_in_order_and_before_others() {
+        let (mut servers, one) = (Servers::default(), Server(1));
+        (0..IN_FLIGHT_MAX).for_each(|_| servers.begin(one));
         for partition in [7, 3, 7] {
-            servers.wait(Server(1), partition);
+            servers.wait(one, partition);
         }
-        assert_eq!(servers.next_waiting(Server(2)), None);
-        let turns = [(); 3].map(|()| servers.next_waiting(Server(1)));
-        assert_eq!(turns, [Some(7), Some(3), None]);
-        // Who had its turn otherwise is passed over, and leaves nothing behind.
-        for partition in 0..1_000 {
-            servers.wait(Server(1), partition);
-        }
-        for partition in 0..999 {
-            servers.waits_no_more(Server(1), partition);
-        }
-        assert!(servers.known(Server(1)).waiting.order.len() <= ORDER_SLACK + 2);
-        let turns = [(); 2].map(|()| servers.next_waiting(Server(1)));
-        assert_eq!(turns, [Some(999), None]);
+        assert_eq!(servers.done(Server(2)), None);
+        // Room that is given on is nobody else's.
+        assert_eq!(servers.done(one), Some(7));
+        assert!(!servers.is_waiting(one, 7) && servers.is_waiting(one, 3));
+        assert!(!servers.has_room(one));
+        assert_eq!([(); 2].map(|()| servers.done(one)), [Some(3), None]);
+        assert!(servers.has_room(one));
     }
 }
