@@ -20,13 +20,14 @@ pub fn life_field(life: Life) -> [u8; 6] {
     [0, b'L', a, b, c, d]
 }
 
-/// The field with the message of that number, or of one 256 or more before or after it.
+/// The field with the message of that number, or of one 64 or more before or after it.
 pub fn ring_field(number: u64) -> [u8; 3] {
     [0, b'r', (number % RING_MESSAGES) as u8]
 }
 
-/// Messages that a partition keeps.
-pub const RING_MESSAGES: u64 = 256;
+/// Messages that a partition keeps. Of a million users in 1,024 partitions they are 7 of 115 bytes
+/// a user; whoever has missed more reads its users.
+pub const RING_MESSAGES: u64 = 64;
 
 /// Where a partition's numbers are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -321,7 +322,7 @@ mod tests {
     #[test]
     fn names_of_fields() {
         assert_eq!(&life_field(LIFE), b"\0Llife");
-        for (number, last) in [(0, 0), (255, 255), (256, 0), (U48_MAX, 255)] {
+        for (number, last) in [(0, 0), (63, 63), (64, 0), (U48_MAX, 63)] {
             assert_eq!(ring_field(number), [0, b'r', last]);
         }
     }

@@ -10,6 +10,7 @@ local USERS_MAX = 200
 local LIVES_MAX = 1024
 -- A message that is longer is kept in the ring as its first 20 bytes: who finds that reads anew.
 local RING_BYTES_MAX = 1024
+local RING_MESSAGES = 64
 
 local META, FENCES, LIFE, RING, NEWEST = '\0m', '\0F', '\0L', '\0r', '\0t'
 -- Kinds of a claim, as bits. The first two prove a life, an open stream does not. The last is no
@@ -417,11 +418,11 @@ local function vouch(keys, args)
     if erases or #message > RING_BYTES_MAX then
       message = string.sub(message, 1, 20)
     end
-    set(RING .. string.char(seq % 256), message)
+    set(RING .. string.char(seq % RING_MESSAGES), message)
   end
   if erases then
     -- Older messages name who is erased.
-    for at = 0, 255 do
+    for at = 0, RING_MESSAGES - 1 do
       gone[#gone + 1] = RING .. string.char(at)
     end
   end
