@@ -12,6 +12,8 @@ use crate::redis::{Answer, Link, Server, wait_until};
 
 /// As nodes have them by default.
 const PARTITIONS: u32 = 1_024;
+/// Each partition is audited once in this time.
+const AUDIT_S: u32 = 30;
 
 /// So many leases.
 fn leases(count: f64) {
@@ -209,15 +211,32 @@ pub(crate) fn partitions_are_deleted(field: &mut Field) {
     let partitions = Partitions::new(PARTITIONS).unwrap();
     let all: Vec<Partition> = partitions.all().collect();
     // Some of each server; one that nobody has used yet is not there.
+    let mut lost = Vec::new();
     for partition in all.iter().step_by(10) {
         let server = &field.redis[partition.index() * 3 / all.len()];
-        let deleted = server.link().ask(["DEL", &partitions.hot_key(*partition)]);
+        let hot = partitions.hot_key(*partition);
+        let deleted = server.link().ask(["DEL", &hot]);
+        if deleted == Answer::Number(1) {
+            lost.push((server, hot.clone()));
+        }
         let is_elsewhere = |why: &str| why.starts_with("MOVED");
         assert!(
             matches!(&deleted, Answer::Number(_))
                 || matches!(&deleted, Answer::Refused(why) if is_elsewhere(why)),
             "{deleted:?}"
         );
+    }
+    assert!(!lost.is_empty(), "nobody was in any of them");
+    // The next word in a partition finds its loss, or an audit does. Until then nobody knows, and
+    // from then on departures wait. Of whom nobody is left nothing comes back.
+    let is_back = |(server, hot): &(&Server, String)| {
+        server.link().ask(["EXISTS", hot.as_str()]) == Answer::Number(1)
+    };
+    for _ in 0..AUDIT_S {
+        if lost.iter().all(is_back) {
+            break;
+        }
+        sleep(Duration::from_secs(1));
     }
 }
 

@@ -35,9 +35,6 @@ const DAY_STEPS_MAX: u32 = 12_000;
 pub(crate) enum Kind {
     /// All is to be well.
     Plain,
-    /// Something is lost of which nobody knows before the next word there, or an audit. From then on
-    /// departures wait for those who know better.
-    FoundLate,
     /// A node is cut off, which takes a network of its own.
     Cut,
     /// A node is cut off for longer than its lease: it can not be told from a dead one, so its
@@ -80,13 +77,13 @@ pub(crate) fn play(name: &str, kind: Kind, fault: fn(&mut Field)) {
 
 fn play_here(name: &str, kind: Kind, fault: fn(&mut Field)) {
     let network = match kind {
-        Kind::Plain | Kind::FoundLate => Some(Network::shared()),
+        Kind::Plain => Some(Network::shared()),
         Kind::Cut | Kind::LongCut => Network::enter(),
     };
     let Some(mut field) = network.and_then(Field::new) else {
         return;
     };
-    let mut churn = field.churn(name, kind);
+    let mut churn = field.churn(name);
     field.await_file(&mut churn, "begun");
     fault(&mut field);
     fs::write(field.folder.path().join("done"), "").unwrap();
@@ -194,7 +191,7 @@ impl Field {
     }
 
     /// The day, over all nodes. It begins the fault by making a file, and waits for another.
-    fn churn(&self, name: &str, kind: Kind) -> Day {
+    fn churn(&self, name: &str) -> Day {
         let knob = |name: &str, default: &str| std::env::var(name).unwrap_or(default.into());
         let (users, seed) = (knob("SCENARIO_USERS", "300"), knob("SCENARIO_SEED", "1"));
         let watchers = users.parse::<u32>().unwrap().div_ceil(10).to_string();
@@ -217,7 +214,7 @@ impl Field {
                 "--heal",
                 "15s",
                 "--settle",
-                if kind == Kind::FoundLate { "9s" } else { "3s" },
+                "3s",
             ])
             .args(["--session", "15s", "--link", "10s", "--contacts", "50"])
             .args([

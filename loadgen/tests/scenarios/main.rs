@@ -54,7 +54,7 @@ scenarios! {
     #[ignore = "tests/long"]
     one_primary_stands_still: Kind::Plain;
     #[ignore = "tests/long"]
-    partitions_are_deleted: Kind::FoundLate;
+    partitions_are_deleted: Kind::Plain;
     #[ignore = "tests/long"]
     everything_is_deleted: Kind::Plain;
     #[ignore = "tests/long"]
