@@ -1,7 +1,10 @@
 //! Servers that refuse, or are none: what an operator reads.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 
 use greendot::bridge::Options;
@@ -11,7 +14,8 @@ use greendot::trust::Trust;
 use rcgen::{CertificateParams, KeyPair};
 
 use crate::ear::{Ear, Outcome, options, url, words};
-use crate::redis::{Server, free_port};
+use crate::members::{info, ok};
+use crate::redis::{Server, free_port, wait_until};
 
 #[test]
 fn passwords_and_access_lists() {
@@ -157,6 +161,88 @@ fn servers_that_are_down_do_not_hide_one_that_is_up() {
     assert_eq!(ear.status().1, None);
 }
 
+/// A certificate of `127.0.0.1` that is its own authority, and its key.
+fn issue(folder: &Path, name: &str) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    std::fs::write(folder.join(name).with_extension("pem"), certificate).unwrap();
+    std::fs::write(folder.join(name).with_extension("key"), key.serialize_pem()).unwrap();
+}
+
+/// What a server is told that has certificate `server`.
+fn tls_args(folder: &Path, port: u16) -> Vec<String> {
+    let path = |name| folder.join(name).to_str().unwrap().to_owned();
+    let flags = [
+        ("--tls-port", port.to_string()),
+        ("--tls-cert-file", path("server.pem")),
+        ("--tls-key-file", path("server.key")),
+        ("--tls-ca-cert-file", path("server.pem")),
+        ("--tls-auth-clients", "no".to_owned()),
+    ];
+    let words = flags
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value]);
+    words.collect()
+}
+
+/// What docs/CLUSTER.md says that a user of an access list needs.
+const ACCESS: &str = "+@read +@write +@pubsub +@connection +@scripting +info +cluster +time ~gd:* \
+                      &gd:*";
+
+#[test]
+fn a_cluster_by_tls_takes_a_user_of_an_access_list() {
+    let folder = tempfile::tempdir().unwrap();
+    issue(folder.path(), "server");
+    let ports = RefCell::new(Vec::new());
+    let mut start = || {
+        let server = Server::start_member_with(|| {
+            let port = free_port();
+            ports.borrow_mut().push(port);
+            let mut args = tls_args(folder.path(), port);
+            args.extend(["--tls-cluster", "yes"].map(str::to_owned));
+            args
+        });
+        let port = ports.borrow().last().copied();
+        server.zip(port)
+    };
+    let (Some((first, first_port)), Some((second, second_port))) = (start(), start()) else {
+        return;
+    };
+    let mut links = [first.link(), second.link()];
+    for (link, [from, to]) in links.iter_mut().zip([["0", "8191"], ["8192", "16383"]]) {
+        ok(link.ask(["CLUSTER", "ADDSLOTSRANGE", from, to]));
+        let user = ["ACL", "SETUSER", "green", "on", ">s3cret/x@y"].into_iter();
+        ok(link.ask(user.chain(ACCESS.split(' '))));
+    }
+    let (port, bus) = (second_port.to_string(), second.bus.unwrap().to_string());
+    ok(links[0].ask(["CLUSTER", "MEET", "127.0.0.1", &port, &bus]));
+    for link in &mut links {
+        wait_until("the cluster serves", || {
+            info(link, &["CLUSTER", "INFO"]).contains("cluster_state:ok")
+        });
+    }
+    let authority = folder.path().join("server.pem");
+    let mut ear = Ear::with(
+        Options {
+            servers: Servers::parse(&format!("rediss://green@127.0.0.1:{first_port}")).unwrap(),
+            password: Some(Password::new("s3cret/x@y".into())),
+            trust: Some(Trust::read(&authority).unwrap()),
+        },
+        64,
+    );
+    ear.until_all_heard();
+    ear.expect_all_to_be_heard("sealed");
+    let heard: BTreeSet<_> = ear.heard_at.iter().flatten().collect();
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    for at in [0, 63] {
+        let partition = ear.partition(at);
+        let hot = ear.partitions.hot_key(partition);
+        let outcome = ear.ask_partition(partition, words(&["HINCRBY", &hot, "count", "1"]));
+        assert!(matches!(outcome, Outcome::Answered(_, replies) if replies == [Reply::Number(1)]));
+    }
+}
+
 #[test]
 fn by_tls_whoever_is_believed() {
     let Some(there) = Command::new("redis-server").arg("--version").output().ok() else {
@@ -165,32 +251,12 @@ fn by_tls_whoever_is_believed() {
     drop(there);
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let issue = |name: &str| {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        std::fs::write(
-            path(&format!("{name}.pem")),
-            params.self_signed(&key).unwrap().pem(),
-        )
-        .unwrap();
-        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    };
-    issue("server");
-    issue("other");
+    issue(folder.path(), "server");
+    issue(folder.path(), "other");
     let tls_port = free_port();
-    let (certificate, key, port) = (path("server.pem"), path("server.key"), tls_port.to_string());
-    let server = Server::start_on_port(&[
-        "--tls-port",
-        &port,
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &certificate,
-        "--tls-auth-clients",
-        "no",
-    ]);
+    let args = tls_args(folder.path(), tls_port);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let server = Server::start_on_port(&args);
     let sealed = |authority: Option<&str>| Options {
         servers: Servers::parse(&format!("rediss://127.0.0.1:{tls_port}")).unwrap(),
         password: None,

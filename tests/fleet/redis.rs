@@ -70,7 +70,16 @@ impl Server {
     /// A member of a cluster, on ports from the kernel. Another program may take one before the
     /// server does: then there are others.
     pub(crate) fn start_member() -> Option<Server> {
-        let mut started = (0..5).map(|_| Server::spawn(Some((free_port(), free_port())), &[]));
+        Server::start_member_with(Vec::new)
+    }
+
+    /// With further arguments, which are asked for again if a port was taken.
+    pub(crate) fn start_member_with(args: impl Fn() -> Vec<String>) -> Option<Server> {
+        let mut started = (0..5).map(|_| {
+            let args = args();
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            Server::spawn(Some((free_port(), free_port())), &args)
+        });
         is_there().then(|| started.find_map(|server| server).expect("no port is free"))
     }
 
