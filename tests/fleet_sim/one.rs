@@ -477,6 +477,20 @@ fn a_goodbye_that_has_waited_for_long_ends_nothing_elsewhere() {
     }
 }
 
+#[test]
+fn whom_a_goodbye_ended_that_could_not_be_said_is_taken_back() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    one.beat(bob.user());
+    one.pass(1_000);
+    one.is_cut = true;
+    one.goodbye(bob.user());
+    one.pass(900);
+    one.is_cut = false;
+    one.pass(SETTLE_MS + 2_000);
+    assert_eq!(one.field(bob.user(), false), None);
+    assert_eq!(one.member.local().public(bob.user()), Some(false));
+}
+
 /// Somebody beats each second, for so long.
 fn beat_on(one: &mut One, user: User<'_>, seconds: u64) {
     for _ in 0..seconds {

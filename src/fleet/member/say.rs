@@ -108,6 +108,10 @@ impl<L: Local> Member<L> {
             // back now that may have to wait.
             let is_old = now.mono.ms_since(act.said_at) > GOODBYE_MS || !may_take_back;
             if is_old && matches!(act.what, Said::Goodbye { .. }) {
+                // What it ended may have been under way with it, so that nothing marked it.
+                if let Some(slot) = self.local.find(act.user.user()) {
+                    self.changed(slot, now);
+                }
                 continue;
             }
             // What is said of one user stays in order.
