@@ -112,7 +112,9 @@ impl World<'_> {
                 at_ms,
             )?;
             if told == Sent::Away {
-                roads.sent(node, user, at_ms, clock::now_us());
+                if roads.sent(node, user, (at_ms, online), clock::now_us()) {
+                    self.histories[user as usize].doubt(at_ms);
+                }
                 self.found.moves = roads.moves;
                 return Ok(());
             }
