@@ -481,7 +481,36 @@ test("an edit of a stream that has ended is silent", async () => {
   greendot.watch("bob");
   await settle();
   assert.deepEqual(seen, ["open"]);
+  greendot.close();
 });
+
+test("an edit that reaches another node than the stream: a new stream has the list", () =>
+  withClock(async (pass) => {
+    const unknown = { ok: false, status: 404, json: async () => ({}) };
+    const { greendot, edits, seen, source } = start({ watch: ["carol"] }, () => unknown);
+    source.hello("1.1.a", 1);
+    greendot.watch("bob");
+    await settle();
+    assert.equal(edits.length, 1);
+    // The stream may have ended, and come back by itself.
+    await pass(700);
+    assert.equal(FakeSource.last, source);
+    await pass(600);
+    assert.notEqual(FakeSource.last, source);
+    assert.deepEqual(FakeSource.last.url.searchParams.getAll("watch"), ["carol", "bob"]);
+    FakeSource.last.hello("2.2.b", 2);
+    await settle();
+    assert.equal(edits.length, 1);
+    assert.deepEqual(seen, ["open", "open"]);
+    // Whoever is sent astray again waits longer.
+    const second = FakeSource.last;
+    greendot.unwatch("bob");
+    await settle();
+    await pass(1_400);
+    assert.equal(FakeSource.last, second);
+    await pass(1_200);
+    assert.notEqual(FakeSource.last, second);
+  }));
 
 test("close is the end", async () => {
   const { greendot, source, seen, edits } = start({ watch: ["bob"] });

@@ -3,7 +3,7 @@
 // A reconnecting EventSource repeats its first URL, so after each hello all that is missing is put
 // back. One edit at a time; what the server refuses is found out and given up.
 
-import { isPassing } from "./page.js";
+import { Backoff, isPassing } from "./page.js";
 import { ASK_MS_MAX } from "./server.js";
 
 const USERS_MAX = 1000;
@@ -22,18 +22,22 @@ export class Edits {
   #addMax = USERS_MAX;
   #timer = null;
   #abort = null;
+  #anew;
+  #astray = new Backoff();
 
-  // `tell` is called with "error", {status, detail, users}
+  // `anew` opens another stream. `tell` is called with "error", {status, detail, users}
   // users: whom the server refuses to let us watch; they are not watched any more.
-  constructor(server, known, backoff, tell) {
+  constructor(server, known, backoff, anew, tell) {
     this.#server = server;
     this.#known = known;
     this.#backoff = backoff;
+    this.#anew = anew;
     this.#tell = tell;
   }
 
   // A stream has begun: what it watches is known.
   begin(stream) {
+    clearTimeout(this.#timer);
     this.#stream = stream;
     this.#sent = null;
     this.#refused = false;
@@ -86,6 +90,7 @@ export class Edits {
     }
     this.#sent = null;
     if (ok) {
+      this.#astray.failures = 0;
       this.#addMax = Math.min(this.#addMax * 2, USERS_MAX);
       for (const user of edit.add) {
         told.add(user);
@@ -102,8 +107,13 @@ export class Edits {
       this.#narrow(edit, { status, detail });
       return true;
     }
-    // 404: the stream has ended, and the next `hello` brings everything.
-    if (status !== 404) this.#tell("error", { status, detail });
+    if (status !== 404) {
+      this.#tell("error", { status, detail });
+      return false;
+    }
+    // The stream has ended, and the next `hello` brings everything. Or a balancer has sent this to
+    // another node: then a new stream does, whose URL has the list as it is now.
+    this.#timer = setTimeout(() => this.#anew(), this.#astray.next());
     return false;
   }
 
