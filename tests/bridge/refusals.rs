@@ -195,7 +195,7 @@ fn a_cluster_by_tls_takes_a_user_of_an_access_list() {
     let folder = tempfile::tempdir().unwrap();
     issue(folder.path(), "server");
     let ports = RefCell::new(Vec::new());
-    let mut start = || {
+    let start = || {
         let server = Server::start_member_with(|| {
             let port = free_port();
             ports.borrow_mut().push(port);

@@ -347,8 +347,8 @@ impl<L: Local> Member<L> {
         let since = by_redis(own.since).max(mirrored.since.plus_ms(1));
         let last_active = own.last_active.min(since);
         let is_known = gone.is_some_and(|gone| gone.last_active >= last_active);
-        // Whom this node told alone it has heard, whatever the clocks say. And whoever beats is told
-        // as of when that was claimed.
+        // Whom this node told alone it has heard, whatever the clocks say. And whoever beats is
+        // told as of when that was claimed.
         let is_heard_last = self.claims.has(slot.index(), UNTOLD)
             || by_redis(own.last_active).plus_ms(CLAIM_MS) >= mirrored.since;
         let is_unsaid = !flags.invisible && !is_known && is_heard_last;

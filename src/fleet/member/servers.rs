@@ -136,15 +136,11 @@ impl Servers {
 
     /// A server all of which is to be looked at now.
     pub(super) fn take_look(&mut self, now: Mono) -> Option<Server> {
-        let is_due = |known: &&mut Known| known.look_around_at.is_some_and(|at| at <= now);
-        let mut all = self
-            .known
-            .iter_mut()
-            .map(|(server, known)| (*server, known));
-        let (server, known) = all.find(|(_, known)| is_due(&known))?;
+        let is_due = |known: &Known| known.look_around_at.is_some_and(|at| at <= now);
+        let (server, known) = self.known.iter_mut().find(|(_, known)| is_due(known))?;
         known.look_around_at = None;
         known.looked_around = Some(now);
-        Some(server)
+        Some(*server)
     }
 
     /// Its clock said that, in an answer that came now.
@@ -197,8 +193,8 @@ impl Servers {
             .map_or(Mono::default(), |known| known.well_since)
     }
 
-    /// Whether there is room for one command more of somebody whose turn it is not: not before those
-    /// who wait.
+    /// Whether there is room for one command more of somebody whose turn it is not: not before
+    /// those who wait.
     pub(super) fn has_room(&self, server: Server) -> bool {
         let known = self.known.get(&server);
         known.is_none_or(|known| known.in_flight < IN_FLIGHT_MAX && known.waiting.all.is_empty())
