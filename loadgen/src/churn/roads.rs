@@ -91,7 +91,7 @@ impl Roads {
                 self.deaths_us[node] = death.found_us;
                 lost.extend(self.lost_with(node, death));
                 lost.extend(self.passed_on_to(node, death));
-                let until_us = death.answered_us + IN_VAIN_US;
+                let until_us = death.found_us + IN_VAIN_US;
                 self.in_vain_until_us = self.in_vain_until_us.max(until_us);
             }
         }
@@ -104,8 +104,8 @@ impl Roads {
         let others = others.filter(|(at, _)| *at != node);
         let sent = others.flat_map(|(_, recent)| recent);
         let lost = sent.filter(|sent| {
-            let since_us = sent.sent_us.checked_sub(death.answered_us);
-            sent.is_beat && since_us.is_some_and(|since_us| since_us < IN_VAIN_US)
+            let when_us = death.answered_us..death.found_us + IN_VAIN_US;
+            sent.is_beat && when_us.contains(&sent.sent_us)
         });
         lost.map(|sent| (sent.user, sent.at_ms)).collect()
     }

@@ -36,6 +36,9 @@ const FIRST_USER: u64 = 2 << 32;
 const FLIGHT_MS_MAX: u64 = 1_000;
 /// Between two passes of the loop at most; a longer gap is a stall of ours, us.
 const GAP_US_MAX: u64 = 50_000;
+/// Who says goodbye stays away for so long, us: a server keeps times in steps of 16 ms, and of a
+/// goodbye and a beat within one it can not say which was sent later (docs/PROTOCOL.md).
+const AWAY_US_MIN: u64 = 32_000;
 /// Wrong views of which more is told than their number.
 const EVIDENCE_MAX: usize = 8;
 /// A server's clock that says otherwise than it said by this much has been set, ms (it follows the
@@ -401,7 +404,7 @@ impl<'a> World<'a> {
         let crowd = 1.0 - 0.6 * (hour * std::f64::consts::TAU).cos();
         let share = self.args.online_share.clamp(0.01, 0.99);
         let mean_us = self.args.session.as_micros() as f64 * (1.0 - share) / share / crowd;
-        (-(1.0 - self.rng.f64()).ln() * mean_us) as u64
+        AWAY_US_MIN + (-(1.0 - self.rng.f64()).ln() * mean_us) as u64
     }
 
     fn plan_break(&mut self, watcher: usize, now_us: u64) {
