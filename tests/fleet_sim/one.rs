@@ -27,6 +27,8 @@ struct One {
     is_cut: bool,
     /// What a server says comes so much later.
     late_ms: u64,
+    /// And answers by so much more than what it publishes.
+    answers_late_ms: u64,
     late: VecDeque<(u64, Event)>,
     /// The node's clock is behind those of the servers.
     slow_ms: u64,
@@ -50,6 +52,7 @@ impl One {
             ms: 1_000,
             is_cut: false,
             late_ms: 0,
+            answers_late_ms: 0,
             late: VecDeque::new(),
             slow_ms: 0,
         };
@@ -128,7 +131,10 @@ impl One {
             server,
             replies,
         };
-        self.late.push_back((due_ms, event));
+        self.late.push_back((due_ms + self.answers_late_ms, event));
+        self.late
+            .make_contiguous()
+            .sort_by_key(|(due_ms, _)| *due_ms);
     }
 
     /// What has come by now.
@@ -435,16 +441,16 @@ fn a_beat_behind_a_log_out_counts_though_its_message_comes_late() {
     }
 }
 
-/// Another node's claim of somebody, by a beat that was sent then.
-fn claim_elsewhere(one: &mut One, user: User<'_>, sent: Unix) {
+/// What another node says of somebody.
+fn say_elsewhere(one: &mut One, user: User<'_>, k: u64, say: impl Fn(&mut Vouch)) {
     let mut vouch = Vouch::new(&Caller {
         life: Life(*b"else"),
         mode: Mode::Enrol,
         birth: Birth(*b"birthday"),
-        k: 1,
+        k,
         not_after: Unix::LATEST,
     });
-    vouch.claim(user, Some(UserFlags::PLAIN), Kinds::beat(sent), None);
+    say(&mut vouch);
     let partition = one.partitions.of(user);
     one.execute(Command {
         tag: Tag(u64::MAX),
@@ -455,12 +461,37 @@ fn claim_elsewhere(one: &mut One, user: User<'_>, sent: Unix) {
 }
 
 #[test]
+fn whoever_hides_while_it_is_asked_for_by_name_is_hidden() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    let sent = one.now().unix;
+    say_elsewhere(&mut one, bob.user(), 1, |vouch| {
+        vouch.claim(bob.user(), Some(UserFlags::PLAIN), Kinds::beat(sent), None);
+    });
+    assert_eq!(one.member.local().view(bob.user()), None);
+    // The answer is from before, and comes behind the word.
+    one.answers_late_ms = 60;
+    let at = one.now();
+    one.member.ask(bob.user(), false, at);
+    one.pass(10);
+    one.answers_late_ms = 0;
+    let (status, invisible) = (None, Some(true));
+    say_elsewhere(&mut one, bob.user(), 2, |vouch| {
+        vouch.set_flags(bob.user(), Saying { status, invisible });
+    });
+    one.pass(500);
+    let public = one.member.local().public(bob.user());
+    assert_eq!(public, None, "here he was never shown");
+}
+
+#[test]
 fn a_goodbye_that_has_waited_for_long_ends_nothing_elsewhere() {
     for (late_ms, is_here) in [(400, false), (600, true)] {
         let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
         one.beat(bob.user());
         let sent = one.now().unix;
-        claim_elsewhere(&mut one, bob.user(), sent);
+        say_elsewhere(&mut one, bob.user(), 1, |vouch| {
+            vouch.claim(bob.user(), Some(UserFlags::PLAIN), Kinds::beat(sent), None);
+        });
         one.pass(100);
         // A call of the partition is under way for so long.
         let partition = one.partitions.of(bob.user());

@@ -118,6 +118,7 @@ impl<L: Local> Member<L> {
         let age_ms = self.age_ms(at, since, now);
         let said_here = now.unix.minus_ms(age_ms);
         self.pass_word(now.mono.minus_ms(age_ms), user, what);
+        self.touch(at, number, user);
         let Some(slot) = self.slot_of(at, user, what, now) else {
             return;
         };
@@ -126,14 +127,7 @@ impl<L: Local> Member<L> {
         if index >= self.claims.len() || self.claims.partition(index) == NOWHERE {
             return;
         }
-        let part = &mut self.parts[at];
-        if part.reads > 0 || part.flying.is_some() || part.missed.is_some() {
-            if part.touched.len() < TOUCHED_MAX {
-                part.touched.push((number, user.into()));
-            } else {
-                part.walk = Some(0);
-            }
-        }
+        let part = &self.parts[at];
         let is_read = part.is_read(user, number);
         let is_claimed = part.is_claimed(user, number);
         let ending = match what {
@@ -170,6 +164,23 @@ impl<L: Local> Member<L> {
             self.tell(at, slot, user, (since, what), now);
         }
         self.evaluate(index, now);
+    }
+
+    /// What is under way may be answered from before this message. That is remembered of whoever
+    /// is known here, if by name alone.
+    fn touch(&mut self, at: usize, number: u64, user: User<'_>) {
+        let part = &mut self.parts[at];
+        if part.reads == 0 && part.flying.is_none() && part.missed.is_none() {
+            return;
+        }
+        if self.local.find(user).is_none() && !part.awaits(user) {
+            return;
+        }
+        if part.touched.len() < TOUCHED_MAX {
+            part.touched.push((number, user.into()));
+        } else {
+            part.walk = Some(0);
+        }
     }
 
     /// What a record says, to whoever waits for the fleet's word of a user.
@@ -254,8 +265,7 @@ impl<L: Local> Member<L> {
         if let Some(slot) = self.local.find(user) {
             return Some(slot);
         }
-        let names = &self.parts[at].names;
-        if names.is_empty() || !names.contains(&UserBuf::from(user)) {
+        if !self.parts[at].awaits(user) {
             return None;
         }
         match what {

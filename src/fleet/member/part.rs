@@ -234,6 +234,11 @@ impl Part {
         }
     }
 
+    /// Whether a user is waited for by name.
+    pub(super) fn awaits(&self, user: User<'_>) -> bool {
+        !self.names.is_empty() && self.names.contains(&UserBuf::from(user))
+    }
+
     /// Whether a message with a number above that has named the user while something was under way.
     pub(super) fn is_touched(&self, user: User<'_>, after: u64) -> bool {
         let mut touched = self.touched.iter();

@@ -211,6 +211,10 @@ impl<L: Local> Member<L> {
                 match wanted {
                     Wanted::Slot(slot) if self.claims.kinds(*slot) != 0 => self.want(*slot),
                     Wanted::Slot(slot) => self.evaluate(*slot, now),
+                    // Nothing was told of it: that is for nodes alone.
+                    Wanted::Name(_) if self.parts[at].awaits(user) => {
+                        self.parts[at].asks.push_back(wanted.clone());
+                    }
                     Wanted::Name(_) => {}
                 }
                 continue;
