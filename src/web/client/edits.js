@@ -3,7 +3,7 @@
 // A reconnecting EventSource repeats its first URL, so after each hello all that is missing is put
 // back. One edit at a time; what the server refuses is found out and given up.
 
-import { Backoff, isPassing } from "./page.js";
+import { isPassing } from "./page.js";
 import { ASK_MS_MAX } from "./server.js";
 
 const USERS_MAX = 1000;
@@ -22,22 +22,18 @@ export class Edits {
   #addMax = USERS_MAX;
   #timer = null;
   #abort = null;
-  #anew;
-  #astray = new Backoff();
 
-  // `anew` opens another stream. `tell` is called with "error", {status, detail, users}
+  // `tell` is called with "error", {status, detail, users}
   // users: whom the server refuses to let us watch; they are not watched any more.
-  constructor(server, known, backoff, anew, tell) {
+  constructor(server, known, backoff, tell) {
     this.#server = server;
     this.#known = known;
     this.#backoff = backoff;
-    this.#anew = anew;
     this.#tell = tell;
   }
 
   // A stream has begun: what it watches is known.
   begin(stream) {
-    clearTimeout(this.#timer);
     this.#stream = stream;
     this.#sent = null;
     this.#refused = false;
@@ -83,14 +79,15 @@ export class Edits {
     const { ok, status, detail } = await this.#server.ask(path, { json: edit }, ASK_MS_MAX, abort);
     // Another stream has begun meanwhile: its `hello` has set `told` anew.
     if (stream !== this.#stream) return true;
-    if (isPassing(status)) {
+    // 404: the stream has ended, and the next `hello` brings everything. Or a balancer has sent
+    // this to another node, and may send the next one elsewhere.
+    if (status === 404 || isPassing(status)) {
       this.#timer = setTimeout(() => this.edit(), this.#backoff.next());
-      this.#tell("error", { status, detail });
+      if (status !== 404) this.#tell("error", { status, detail });
       return false;
     }
     this.#sent = null;
     if (ok) {
-      this.#astray.failures = 0;
       this.#addMax = Math.min(this.#addMax * 2, USERS_MAX);
       for (const user of edit.add) {
         told.add(user);
@@ -107,13 +104,7 @@ export class Edits {
       this.#narrow(edit, { status, detail });
       return true;
     }
-    if (status !== 404) {
-      this.#tell("error", { status, detail });
-      return false;
-    }
-    // The stream has ended, and the next `hello` brings everything. Or a balancer has sent this to
-    // another node: then a new stream does, whose URL has the list as it is now.
-    this.#timer = setTimeout(() => this.#anew(), this.#astray.next());
+    this.#tell("error", { status, detail });
     return false;
   }
 

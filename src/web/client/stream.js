@@ -79,7 +79,7 @@ export class Stream {
     this.#ticket = options.ticket ?? (server.token === null ? null : () => this.#makeTicket());
     this.#idleMs = options.idleMs;
     this.#known = new Known(options.watch, options.records, tell);
-    this.#edits = new Edits(server, this.#known, this.#backoff, () => this.#anew(), tell);
+    this.#edits = new Edits(server, this.#known, this.#backoff, tell);
     this.#connect();
     this.#lookLater();
     this.#unlisten = [
