@@ -119,11 +119,13 @@ impl History {
                 Verdict::CameOnline(act.intended_ms())
             });
         }
+        let mut first_doubtful = None;
         for act in recent {
             if act.goodbye {
                 return Verdict::Left(act.intended_ms());
             }
             if act.doubtful {
+                first_doubtful = Some(act.at_ms);
                 continue;
             }
             if since_ms + tolerance.clock_ms >= act.at_ms + tolerance.offline_after_ms {
@@ -134,7 +136,13 @@ impl History {
                 return Verdict::FalseOffline;
             }
         }
-        Verdict::FalseOffline
+        // It came a moment ago: one of those was heard, and maybe no other.
+        match first_doubtful {
+            Some(at_ms) if since_ms + tolerance.clock_ms >= at_ms + tolerance.offline_after_ms => {
+                Verdict::Expired(at_ms)
+            }
+            _ => Verdict::FalseOffline,
+        }
     }
 
     /// Whether the publisher may have been online at `since_ms`, whenever it came: what a fleet
@@ -286,6 +294,10 @@ mod tests {
         assert_eq!(h.judge(false, 13_500, &T), Verdict::Expired(10_000));
         assert_eq!(h.judge(false, 11_900, &T), Verdict::FalseOffline);
         assert_eq!(h.judge(true, 11_510, &T), Verdict::CameOnline(11_500));
+        // Of whoever has just come the first may be all that was heard.
+        h.doubt(10_000);
+        assert_eq!(h.judge(false, 11_989, &T), Verdict::FalseOffline);
+        assert_eq!(h.judge(false, 11_990, &T), Verdict::Expired(10_000));
     }
 
     #[test]

@@ -36,12 +36,16 @@ struct One {
 
 impl One {
     fn start(cluster: Cluster, layout: Layout, seed: u64) -> One {
-        let partitions = Arc::new(Partitions::new(64).unwrap());
         let settings = Settings {
             layout,
             forget_after_ms: FORGET_AFTER_MS,
             ..Settings::default()
         };
+        One::start_as(cluster, settings, seed)
+    }
+
+    fn start_as(cluster: Cluster, settings: Settings, seed: u64) -> One {
+        let partitions = Arc::new(Partitions::new(64).unwrap());
         let random = fastrand::Rng::with_seed(seed);
         let now = now(1_000);
         let member = Member::new(settings, partitions.clone(), Db::default(), random, now);
@@ -461,26 +465,94 @@ fn say_elsewhere(one: &mut One, user: User<'_>, k: u64, say: impl Fn(&mut Vouch)
 }
 
 #[test]
-fn whoever_hides_while_it_is_asked_for_by_name_is_hidden() {
+fn a_word_that_passes_an_older_answer_counts() {
+    type Word = fn(&mut Vouch, User<'_>, Unix);
+    // What is shown here then, and whether anything is known.
+    let words: [(Word, Option<bool>); 4] = [
+        (
+            |vouch, user, _| {
+                let (status, invisible) = (None, Some(true));
+                vouch.set_flags(user, Saying { status, invisible });
+            },
+            None,
+        ),
+        (
+            |vouch, user, now| vouch.goodbye(user, Kinds::beat(now), now, now),
+            Some(false),
+        ),
+        (|vouch, user, now| vouch.log_out(user, now), Some(false)),
+        (|vouch, user, _| vouch.erase(user), None),
+    ];
+    for (number, (word, expected)) in words.into_iter().enumerate() {
+        let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+        let sent = one.now().unix;
+        say_elsewhere(&mut one, bob.user(), 1, |vouch| {
+            vouch.claim(bob.user(), Some(UserFlags::PLAIN), Kinds::beat(sent), None);
+        });
+        assert_eq!(one.member.local().view(bob.user()), None);
+        // The answer is from before, and comes behind the word.
+        one.answers_late_ms = 60;
+        let at = one.now();
+        one.member.ask(bob.user(), false, at);
+        one.pass(10);
+        one.answers_late_ms = 0;
+        let now = one.now().unix;
+        say_elsewhere(&mut one, bob.user(), 2, |vouch| word(vouch, bob.user(), now));
+        one.pass(500);
+        let public = one.member.local().public(bob.user());
+        assert_eq!(public, expected, "word {number}");
+    }
+}
+
+#[test]
+fn acts_but_goodbyes_are_never_given_up() {
     let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
-    let sent = one.now().unix;
-    say_elsewhere(&mut one, bob.user(), 1, |vouch| {
-        vouch.claim(bob.user(), Some(UserFlags::PLAIN), Kinds::beat(sent), None);
-    });
-    assert_eq!(one.member.local().view(bob.user()), None);
-    // The answer is from before, and comes behind the word.
-    one.answers_late_ms = 60;
+    one.beat(bob.user());
+    let [gone, out] = ["gone", "out"].map(|name| UserBuf::from_text(name).unwrap());
+    one.beat(out.user());
+    one.is_cut = true;
+    one.pass(2_500);
     let at = one.now();
-    one.member.ask(bob.user(), false, at);
-    one.pass(10);
-    one.answers_late_ms = 0;
-    let (status, invisible) = (None, Some(true));
-    say_elsewhere(&mut one, bob.user(), 2, |vouch| {
-        vouch.set_flags(bob.user(), Saying { status, invisible });
-    });
-    one.pass(500);
-    let public = one.member.local().public(bob.user());
-    assert_eq!(public, None, "here he was never shown");
+    let busy = Saying {
+        status: Some(Status::Busy),
+        invisible: None,
+    };
+    one.member.local_mut().say(bob.user(), busy);
+    one.member.set_flags(bob.user(), busy, Some(Ticket(1)), at);
+    one.member.erase(gone.user(), Some(Ticket(2)), at);
+    one.member.log_out(out.user(), at.unix, Some(Ticket(3)), at);
+    beat_on(&mut one, bob.user(), 3);
+    // What a user says of itself is told here at once, and its streams here end.
+    assert_eq!(one.member.local().done, [1, 3].map(Ticket));
+    assert!(one.field(out.user(), false).is_some());
+    one.is_cut = false;
+    beat_on(&mut one, bob.user(), 1);
+    assert!(one.member.local().done.contains(&Ticket(2)));
+    assert_eq!(one.field(out.user(), false), None);
+    let here = Here::parse(&one.field(bob.user(), false).unwrap()).unwrap();
+    assert_eq!(here.flags.status(), Status::Busy);
+}
+
+#[test]
+fn whoever_comes_when_there_is_no_room_is_said_in_turn() {
+    let settings = Settings {
+        layout: LAYOUT,
+        in_flight_max: 1,
+        ..Settings::default()
+    };
+    let mut one = One::start_as(Cluster::new([0; 3]), settings, 1);
+    one.late_ms = 10;
+    let names = (0..300).map(|at| UserBuf::from_text(format!("user-{at}")).unwrap());
+    let names: Vec<UserBuf> = names.collect();
+    let at = one.now();
+    for name in &names {
+        let slot = one.member.local_mut().beat(name.user(), at.unix, at);
+        one.member.changed(slot, at);
+    }
+    // Some 22 partitions of each server, one call of 10 ms and what else it has.
+    one.pass(600);
+    let said = names.iter().filter(|name| one.field(name.user(), false).is_some());
+    assert_eq!(said.count(), 300);
 }
 
 #[test]

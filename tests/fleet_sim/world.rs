@@ -222,6 +222,11 @@ impl World {
     }
 
     fn member(&mut self) -> Member<Db> {
+        let in_flight_max = match self.random.bool() {
+            true => 32,
+            // Partitions stand in line for room.
+            false => 3,
+        };
         let settings = Settings {
             layout: Layout {
                 partitions: 64,
@@ -231,6 +236,7 @@ impl World {
             },
             settle_ms: SETTLE_MS,
             audit_ms: 7_000,
+            in_flight_max,
             info: "node".into(),
             ..Settings::default()
         };

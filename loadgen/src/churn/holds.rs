@@ -45,6 +45,8 @@ struct Known {
     health: AtomicU8,
     /// When it was found gone last, us; 0: never.
     gone_us: AtomicU64,
+    /// When it had answered last then, us.
+    last_us: AtomicU64,
     /// When it was last unready, or has just become something else, us; 0: never.
     amiss_us: AtomicU64,
 }
@@ -72,10 +74,10 @@ impl Holds {
             let known = Arc::new(Known::ready(clock::now_us()));
             let (node, asker, stop) = (*node, Arc::clone(&known), Arc::clone(&stop));
             std::thread::spawn(move || {
-                let mut stalls = None;
+                let mut before = None;
                 while !stop.load(Ordering::Relaxed) {
                     let asked = ask(node);
-                    asker.note(asked, &mut stalls, clock::now_us());
+                    asker.note(asked, &mut before, clock::now_us());
                     std::thread::sleep(INTERVAL);
                 }
             });
@@ -111,10 +113,9 @@ impl Holds {
     /// When a server was last gone, us; None: never.
     pub(super) fn death(&self, node: usize) -> Option<Death> {
         let known = &self.known[node];
-        let [found_us, answered_us] =
-            [&known.gone_us, &known.answered_us].map(|us| us.load(Ordering::Relaxed));
+        let found_us = known.gone_us.load(Ordering::Acquire);
         let death = Death {
-            answered_us: answered_us.min(found_us),
+            answered_us: known.last_us.load(Ordering::Relaxed),
             found_us,
         };
         (found_us > 0).then_some(death)
@@ -147,11 +148,15 @@ impl Drop for Holds {
     }
 }
 
-/// What a server has said: whether it is ready, how often it was stalled, and how many expiries it
-/// holds.
+/// What a server has said.
+#[derive(Clone, Copy)]
 struct Said {
     is_ready: bool,
+    /// When it was started, s.
+    started: f64,
+    /// How often it was stalled.
     stalls: f64,
+    /// How many expiries it holds.
     held: f64,
 }
 
@@ -160,6 +165,7 @@ fn ask(node: SocketAddr) -> io::Result<Said> {
     let all = Exposition::of(Client::connect_within(node, PATIENCE)?, node)?;
     Ok(Said {
         is_ready: ready.status == 200,
+        started: all.sum("process_start_time_seconds", &[]),
         stalls: all.sum("greendot_stalls_total", &[]),
         held: all.sum("greendot_expiries_held", &[]),
     })
@@ -177,23 +183,31 @@ impl Known {
         self.health.load(Ordering::Relaxed) == Health::Gone as u8
     }
 
-    /// Takes in what came of a question.
-    fn note(&self, asked: io::Result<Said>, stalls_before: &mut Option<f64>, now_us: u64) {
+    /// Takes in what came of a question. `before`: what it said last.
+    fn note(&self, asked: io::Result<Said>, before: &mut Option<Said>, now_us: u64) {
         let was = self.health.load(Ordering::Relaxed);
+        let answered_us = self.answered_us.load(Ordering::Relaxed);
         let health = match &asked {
             Ok(said) if said.is_ready => Health::Ready,
             Ok(_) => Health::Unready,
             // A slow one is waited for; one that takes no connection is not.
             Err(error)
                 if error.kind() != ErrorKind::ConnectionRefused
-                    && now_us <= self.answered_us.load(Ordering::Relaxed) + SILENCE_US_MAX =>
+                    && now_us <= answered_us + SILENCE_US_MAX =>
             {
                 return;
             }
             Err(_) => Health::Gone,
         } as u8;
-        if health == Health::Gone as u8 && was != health {
-            self.gone_us.store(now_us, Ordering::Relaxed);
+        // Whoever was killed may be back before it was missed.
+        let is_anew = |said: &Said| before.is_some_and(|before| before.started != said.started);
+        let is_gone = match &asked {
+            Ok(said) => is_anew(said),
+            Err(_) => true,
+        };
+        if is_gone && was != Health::Gone as u8 {
+            self.last_us.store(answered_us, Ordering::Relaxed);
+            self.gone_us.store(now_us, Ordering::Release);
         }
         if health != was || health == Health::Unready as u8 {
             self.amiss_us.store(now_us, Ordering::Relaxed);
@@ -203,8 +217,8 @@ impl Known {
             return;
         };
         // Fewer than before: it was started anew.
-        let before = stalls_before.replace(said.stalls);
-        if before.is_some_and(|before| before != said.stalls) || said.held > 0.0 {
+        let before = before.replace(said);
+        if before.is_some_and(|before| before.stalls != said.stalls) || said.held > 0.0 {
             self.held_us.store(now_us, Ordering::Relaxed);
         }
         self.answered_us.store(now_us, Ordering::Relaxed);
@@ -225,6 +239,7 @@ mod tests {
     fn said(is_ready: bool, stalls: f64) -> io::Result<Said> {
         Ok(Said {
             is_ready,
+            started: 1_764_009_600.25,
             stalls,
             held: 0.0,
         })
@@ -247,8 +262,8 @@ mod tests {
     #[test]
     fn a_server_is_gone_when_it_refuses_or_has_long_been_silent() {
         let holds = of(vec![Known::ready(10_000_000)]);
-        let mut stalls = None;
-        let mut note = |asked, now_us| holds.known[0].note(asked, &mut stalls, now_us);
+        let mut before = None;
+        let mut note = |asked, now_us| holds.known[0].note(asked, &mut before, now_us);
         note(said(true, 3.0), 10_000_000);
         assert_eq!((holds.health(0), holds.amiss_us()), (Health::Ready, 0));
         let slow = || Err(ErrorKind::WouldBlock.into());
@@ -285,6 +300,25 @@ mod tests {
             (Health::Ready, 12_500_000)
         );
         assert_eq!(holds.death(0).unwrap().found_us, 10_750_001);
+    }
+
+    #[test]
+    fn a_server_that_was_started_anew_was_gone_however_short() {
+        let holds = of(vec![Known::ready(10_000_000)]);
+        let mut before = None;
+        let mut note = |started, now_us| {
+            let said = said(true, 0.0).map(|said| Said { started, ..said });
+            holds.known[0].note(said, &mut before, now_us);
+            holds.death(0)
+        };
+        assert_eq!(note(1.0, 10_000_000), None);
+        assert_eq!(note(1.0, 10_250_000), None);
+        let death = Death {
+            answered_us: 10_250_000,
+            found_us: 10_500_000,
+        };
+        assert_eq!(note(1.5, 10_500_000), Some(death));
+        assert_eq!(note(1.5, 10_750_000), Some(death));
     }
 
     #[test]

@@ -98,15 +98,14 @@ impl Roads {
         lost
     }
 
-    /// Beats that others may have passed on to it when it had died.
+    /// Beats that others may have passed on to it when it had died, or shortly before.
     fn passed_on_to(&self, node: usize, death: Death) -> Vec<(u64, u64)> {
         let others = self.recent.iter().enumerate();
         let others = others.filter(|(at, _)| *at != node);
         let sent = others.flat_map(|(_, recent)| recent);
-        let lost = sent.filter(|sent| {
-            let when_us = death.answered_us..death.found_us + IN_VAIN_US;
-            sent.is_beat && when_us.contains(&sent.sent_us)
-        });
+        let from_us = death.answered_us.saturating_sub(IN_HAND_US);
+        let when_us = from_us..death.found_us + IN_VAIN_US;
+        let lost = sent.filter(|sent| sent.is_beat && when_us.contains(&sent.sent_us));
         lost.map(|sent| (sent.user, sent.at_ms)).collect()
     }
 
@@ -137,9 +136,11 @@ mod tests {
             answered_us: 10_000_000,
             found_us: 10_250_000,
         };
-        roads.sent(0, 0, (10_050, true), 10_050_000);
+        for (user, at_ms) in [(1, 9_499), (1, 9_500), (0, 10_050)] {
+            roads.sent(0, user, (at_ms, true), at_ms * 1_000);
+        }
         roads.sent(0, 2, (10_060, false), 10_060_000);
-        assert_eq!(roads.passed_on_to(1, death), [(0, 10_050)]);
+        assert_eq!(roads.passed_on_to(1, death), [(1, 9_500), (0, 10_050)]);
         assert_eq!(roads.lost_with(1, death), [(2, 9_500), (1, 10_100)]);
         assert_eq!(roads.lost_with(1, death), [], "it is told once");
         // What is old is not kept.

@@ -601,7 +601,13 @@ impl<'a> World<'a> {
             std::cmp::Ordering::Equal => online != contact.online,
             std::cmp::Ordering::Greater => false,
         };
-        if is_corrected && (is_troubled || lags) {
+        // After a fault a node may have heard only now since when that is so.
+        let learns = is_fleet
+            && snapshot
+            && self.found.was_troubled
+            && online == contact.online
+            && is_corrected;
+        if is_corrected && (is_troubled || lags || learns) {
             self.found.corrections += u64::from(!lags);
             contact.since = since;
             contact.online = online;

@@ -130,6 +130,7 @@ impl<L: Local> Member<L> {
         for part in &mut parts {
             part.behind_since = now.mono;
         }
+        let servers = Servers::new(settings.in_flight_max);
         Member {
             local,
             ticks: Ticks::new(settings.renew_ms, &mut random),
@@ -141,7 +142,7 @@ impl<L: Local> Member<L> {
             outbox: VecDeque::new(),
             flights: BTreeMap::new(),
             next_tag: 0,
-            servers: Servers::default(),
+            servers,
             lanes: Lanes::new(),
             layout_at: now.mono,
             is_layout_asked: false,

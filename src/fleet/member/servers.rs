@@ -16,16 +16,16 @@ const EPOCH_MS: u64 = 15_000;
 /// After that a clock is asked for again, with whatever else is asked.
 const CLOCK_MS: u64 = 5_000;
 const _: () = assert!(CLOCK_MS * 2 < EPOCH_MS);
-/// Commands under way to one server; another one out of reach holds up none of them.
-const IN_FLIGHT_MAX: u32 = 32;
 /// Time between two looks at all partitions of a server because one was lost, in ms.
 const LOOK_AROUND_MS: u64 = 2_000;
 /// Servers that are remembered.
 const SERVERS_MAX: usize = 256;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Servers {
     known: BTreeMap<Server, Known>,
+    /// Most commands under way to one; another one out of reach holds up none of them.
+    in_flight_max: u32,
 }
 
 #[derive(Debug)]
@@ -87,6 +87,13 @@ impl Clock {
 }
 
 impl Servers {
+    pub(super) fn new(in_flight_max: u32) -> Servers {
+        Servers {
+            known: BTreeMap::new(),
+            in_flight_max,
+        }
+    }
+
     fn known(&mut self, server: Server) -> &mut Known {
         if self.known.len() >= SERVERS_MAX && !self.known.contains_key(&server) {
             // Servers are numbered as they come: the first is gone for longest.
@@ -197,7 +204,8 @@ impl Servers {
     /// those who wait.
     pub(super) fn has_room(&self, server: Server) -> bool {
         let known = self.known.get(&server);
-        known.is_none_or(|known| known.in_flight < IN_FLIGHT_MAX && known.waiting.all.is_empty())
+        let most = self.in_flight_max;
+        known.is_none_or(|known| known.in_flight < most && known.waiting.all.is_empty())
     }
 
     /// One command more is under way.
@@ -247,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_clock_is_never_thought_to_be_ahead_of_itself() {
-        let mut servers = Servers::default();
+        let mut servers = Servers::new(2);
         let one = Server(1);
         assert_eq!(servers.clock(one, at(10)), None);
         servers.says(one, Unix::from_ms(5_000), at(100));
@@ -264,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_break_is_noticed_and_a_short_one_is_none() {
-        let mut servers = Servers::default();
+        let mut servers = Servers::new(2);
         let one = Server(1);
         servers.heard(one, at(1_000), at(1_001));
         servers.heard(one, at(2_900), at(2_901));
@@ -281,7 +289,7 @@ mod tests {
 
     #[test]
     fn whatever_is_lost_after_a_look_at_all_is_looked_for_once_more() {
-        let (mut servers, one) = (Servers::default(), Server(1));
+        let (mut servers, one) = (Servers::new(2), Server(1));
         let mut look = |lost: &[u64], ms| {
             for lost in lost {
                 servers.lost(one, at(*lost));
@@ -298,8 +306,8 @@ mod tests {
 
     #[test]
     fn so_many_commands_are_under_way_to_one_server() {
-        let mut servers = Servers::default();
-        for _ in 0..IN_FLIGHT_MAX {
+        let mut servers = Servers::new(2);
+        for _ in 0..2 {
             assert!(servers.has_room(Server(1)));
             servers.begin(Server(1));
         }
@@ -310,8 +318,8 @@ mod tests {
 
     #[test]
     fn whoever_found_no_room_has_its_turn_in_order_and_before_others() {
-        let (mut servers, one) = (Servers::default(), Server(1));
-        (0..IN_FLIGHT_MAX).for_each(|_| servers.begin(one));
+        let (mut servers, one) = (Servers::new(2), Server(1));
+        (0..2).for_each(|_| servers.begin(one));
         for partition in [7, 3, 7] {
             servers.wait(one, partition);
         }

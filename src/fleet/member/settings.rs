@@ -18,6 +18,8 @@ pub struct Settings {
     pub void_after_ms: u64,
     /// Each partition is audited once in this time.
     pub audit_ms: u64,
+    /// Most commands that are under way to one server at a time; not 0.
+    pub in_flight_max: u32,
     /// Users of dead nodes that the whole fleet takes offline in a second.
     pub reap_users_per_s: u32,
     /// Of whoever has been offline for longer nothing is kept. 0: everything is. One node that
@@ -37,6 +39,7 @@ impl Default for Settings {
             settle_ms: 6_000,
             void_after_ms: 2_000,
             audit_ms: 30_000,
+            in_flight_max: 32,
             reap_users_per_s: 20_000,
             forget_after_ms: 0,
             names_max: 1_000_000,
