@@ -429,6 +429,13 @@ mod tests {
         use Status::{Offline, Online};
         assert_eq!(world.tell(true, 4_000, How::InStep), [(Online, 4_000)]);
         assert_eq!(world.tell(true, 4_000, How::InStep), []);
+        // Since when, the fleet knows best; and nobody is told, for how it is has not changed.
+        for (how, since) in [(How::InStep, 3_500), (How::Read, 3_400), (How::Read, 4_000)] {
+            let told = world.tell(true, since, how);
+            assert_eq!(told.len(), usize::from(since == 4_000));
+            let state = world.databases.told.state(world.bob, at(5_000));
+            assert_eq!(state.since, Some(Unix::from_ms(since)));
+        }
         // An absence that may be a lost write changes nothing, and one that was read does.
         assert_eq!(world.tell(true, 4_000, How::Unsettled), []);
         let state = State {

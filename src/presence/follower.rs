@@ -318,6 +318,9 @@ impl Presence {
     /// over), with a `since` one later than the known one. An answer makes the slot sure, and so
     /// does a message in step that tells what is known now. Panics if this is no follower.
     ///
+    /// A fleet knows since when a state is so: an earlier `since` than was guessed here replaces it,
+    /// and that is no news.
+    ///
     /// Whom silence takes offline while a stream of this node vouches for them does not go, for
     /// twice `offline_after_ms` at most: the known state stands and is stale
     /// ([`Presence::is_stale`]). A goodbye was asked about, or they have become invisible. A fleet
@@ -394,6 +397,10 @@ impl Presence {
         // Who has a state and no last activity has been forgotten: their streams are to end.
         let is_erased = told.since.is_some() && says_erased(told);
         let is_gone = !told.status.is_online() && !is_erased;
+        let corrects = self.is_of_fleet()
+            && source != Source::Told
+            && told.status == was
+            && (1..known_ms).contains(&told_ms);
         let goes = (later || contradicts) && was.is_online() && is_gone;
         if goes && belief == Belief::UnlessGone {
             let first = !follower.doubts.has(slot);
@@ -411,7 +418,7 @@ impl Presence {
             follower.doubts.remove(slot);
         }
         let since_ms = match () {
-            () if later => told_ms,
+            () if later || corrects => told_ms,
             () if contradicts => known_ms + 1,
             () => known_ms,
         };
@@ -433,11 +440,13 @@ impl Presence {
             // An erasure may be told behind who is back by that id, and this node may have missed
             // them.
             Source::InStep if is_erased && !before.has(PublishedFlags::CONFIRMED) => false,
-            Source::InStep => told_ms >= known_ms && !planted::is(Planted::NewcomerUnsure),
+            Source::InStep => {
+                (told_ms >= known_ms || corrects) && !planted::is(Planted::NewcomerUnsure)
+            }
             Source::Told => false,
         };
-        if told_ms >= known_ms || contradicts {
-            self.stamp_told(slot, told, later, status);
+        if told_ms >= known_ms || contradicts || corrects {
+            self.stamp_told(slot, told, later || corrects, status);
         }
         let since = Unix::from_ms(since_ms);
         let mut after = Published::new(since, status).with(PublishedFlags::KNOWN);
