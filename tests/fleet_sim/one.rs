@@ -497,7 +497,9 @@ fn a_word_that_passes_an_older_answer_counts() {
         one.pass(10);
         one.answers_late_ms = 0;
         let now = one.now().unix;
-        say_elsewhere(&mut one, bob.user(), 2, |vouch| word(vouch, bob.user(), now));
+        say_elsewhere(&mut one, bob.user(), 2, |vouch| {
+            word(vouch, bob.user(), now)
+        });
         one.pass(500);
         let public = one.member.local().public(bob.user());
         assert_eq!(public, expected, "word {number}");
@@ -551,7 +553,9 @@ fn whoever_comes_when_there_is_no_room_is_said_in_turn() {
     }
     // Some 22 partitions of each server, one call of 10 ms and what else it has.
     one.pass(600);
-    let said = names.iter().filter(|name| one.field(name.user(), false).is_some());
+    let said = names
+        .iter()
+        .filter(|name| one.field(name.user(), false).is_some());
     assert_eq!(said.count(), 300);
 }
 
