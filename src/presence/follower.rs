@@ -318,8 +318,8 @@ impl Presence {
     /// over), with a `since` one later than the known one. An answer makes the slot sure, and so
     /// does a message in step that tells what is known now. Panics if this is no follower.
     ///
-    /// A fleet knows since when a state is so: an earlier `since` than was guessed here replaces it,
-    /// and that is no news.
+    /// A fleet knows since when a state is so: an earlier `since` than was guessed here replaces
+    /// it, and that is no news.
     ///
     /// Whom silence takes offline while a stream of this node vouches for them does not go, for
     /// twice `offline_after_ms` at most: the known state stands and is stale
