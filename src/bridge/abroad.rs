@@ -1,12 +1,13 @@
-//! Which node of a fleet is asked for its streams next.
+//! Which node of a fleet is asked for its streams next, and which a call is for.
 //!
 //! Owns the order: all nodes that live but this one, by their addresses. Who has ended, and said
 //! so, is not asked. Asks nobody itself.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::desk::TellOne;
-use crate::engine::{Mail, NodeAsk, NodeStreams, StreamsAsk};
+use crate::engine::{Forward, Forwarded, Mail, NodeAsk, NodeStreams, NodeTag, StreamsAsk};
 use crate::fleet::Life;
 use crate::fleet::hooks::{has_ended, parts_of};
 use crate::fleet::member::Peer;
@@ -17,16 +18,37 @@ type At = (Box<str>, Option<Box<str>>);
 /// Asks one node. False: too many are asked already.
 pub type AskNode = Box<dyn Fn(NodeAsk) -> bool + Send>;
 
+/// Sends a call to the node there. False: too many are sent already.
+pub type ForwardTo = Box<dyn Fn(SocketAddr, Forward) -> bool + Send>;
+
 /// See the module.
 pub struct Abroad {
     ask: AskNode,
+    forward: ForwardTo,
     tell_one: TellOne,
 }
 
 impl Abroad {
-    /// `ask` does not block.
-    pub fn new(ask: AskNode, tell_one: TellOne) -> Abroad {
-        Abroad { ask, tell_one }
+    /// Neither `ask` nor `forward` blocks.
+    pub fn new(ask: AskNode, forward: ForwardTo, tell_one: TellOne) -> Abroad {
+        Abroad {
+            ask,
+            forward,
+            tell_one,
+        }
+    }
+
+    /// A call is for a node that may be one of these.
+    pub(super) fn forward(&self, forward: Forward, peers: &[Peer]) {
+        let asker = forward.asker;
+        let sent = named(forward.node, peers).map(|node| (self.forward)(node, forward));
+        let told = match sent {
+            Some(true) => return,
+            Some(false) => Forwarded::Busy,
+            None => Forwarded::Nobody,
+        };
+        let (conn, told) = (asker.conn, Arc::new(told));
+        (self.tell_one)(asker.shard, Mail::Forwarded { conn, told });
     }
 
     /// A page goes on at another node.
@@ -56,6 +78,16 @@ impl Abroad {
     }
 }
 
+/// Where a node of that name is reached.
+fn named(tag: NodeTag, peers: &[Peer]) -> Option<SocketAddr> {
+    let lives = peers.iter().filter(|peer| !has_ended(&peer.info));
+    let mut nodes = lives.filter_map(|peer| {
+        let http = parts_of(&peer.info).0.split(' ').next()?;
+        http.parse().ok()
+    });
+    nodes.find(|http| NodeTag::of(*http) == tag)
+}
+
 /// The node at which a list goes on, and where in its streams.
 fn next(at: Option<At>, peers: &[Peer], own: Life) -> Option<At> {
     let is_other = |peer: &&Peer| peer.life != own && !has_ended(&peer.info);
@@ -77,6 +109,30 @@ fn next(at: Option<At>, peers: &[Peer], own: Life) -> Option<At> {
 mod tests {
     use super::*;
     use crate::fleet::hooks::info_of_ended;
+
+    #[test]
+    fn a_call_goes_to_the_node_that_its_stream_names() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let ended = info_of_ended("10.0.0.3:80 u v");
+        let infos = [
+            "10.0.0.1:80 u v",
+            "10.0.0.2:80 u v hooks=a",
+            &ended,
+            "nonsense",
+        ];
+        let peer = |info: &str| Peer {
+            life: Life(*b"life"),
+            info: info.into(),
+        };
+        let peers = infos.map(peer);
+        for (http, expected) in [
+            ("10.0.0.2:80", Some(at("10.0.0.2:80"))),
+            ("10.0.0.3:80", None),
+            ("10.0.0.4:80", None),
+        ] {
+            assert_eq!(named(NodeTag::of(at(http)), &peers), expected, "{http}");
+        }
+    }
 
     #[test]
     fn nodes_are_asked_by_their_addresses_and_none_twice() {

@@ -483,6 +483,7 @@ impl Core for Shards {
                 let (peers, own) = (self.member.peers(), self.member.life());
                 self.abroad.ask(ask, peers, own);
             }
+            Outbound::Forward(forward) => self.abroad.forward(*forward, self.member.peers()),
             Outbound::Ticket { asker, id } => self.desk.ask_for_ticket(id, asker),
             Outbound::Say { say, .. } => {
                 let said = Saying {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::calls::caller::NewPermit;
 use super::conn::permits::Tag;
 use super::errand::{Asker, Errand, Verdict};
-use super::upstream::{NodeStreams, Say};
+use super::upstream::{Forwarded, NodeStreams, Say};
 use crate::auth::{Grant, TOKEN_BYTES_MAX};
 use crate::presence::Transition;
 use crate::realtime::ConnId;
@@ -91,6 +91,9 @@ pub enum Mail {
         conn: ConnId,
         told: Arc<NodeStreams>,
     },
+    /// To a shard of a node of a fleet: what another node answers a call, for the request that
+    /// waits.
+    Forwarded { conn: ConnId, told: Arc<Forwarded> },
     /// To all shards of a node of a fleet: these were logged out at another node, and their streams
     /// end.
     LoggedOut(Arc<[Slot]>),
@@ -388,6 +391,7 @@ impl Mail {
             Mail::Listed { listed, .. } => 1 + listed.states.as_ref().map_or(0, Vec::len) / 64,
             Mail::Abroad { told, .. } => 1 + told.found() / 64,
             Mail::Edited { .. }
+            | Mail::Forwarded { .. }
             | Mail::Ran { .. }
             | Mail::Reask { .. }
             | Mail::Settled { .. }
@@ -410,6 +414,7 @@ impl Mail {
                 | Mail::Sought { .. }
                 | Mail::Listed { .. }
                 | Mail::Abroad { .. }
+                | Mail::Forwarded { .. }
                 | Mail::Holders(_)
                 | Mail::Taken(_)
                 | Mail::Passed(_)

@@ -64,9 +64,9 @@ pub use records::{record_of, told_of};
 pub use refused::{REASONS, Refused};
 pub use role::Role;
 pub use upstream::{
-    Datagrams, Erasure, Holders, HookOrder, HookReport, HookState, HookStates, LoggedOut, NodeAsk,
-    NodeStreams, Outbound, Part, REVOUCH_MS, SAMPLE_MS, SETTLE_MS, Sample, Say, StreamsAsk,
-    USERS_PER_PART_MAX, Wanted, adopt_answers,
+    Datagrams, Erasure, Forward, Forwarded, Holders, HookOrder, HookReport, HookState, HookStates,
+    LoggedOut, NodeAsk, NodeStreams, NodeTag, Outbound, Part, REVOUCH_MS, SAMPLE_MS, SETTLE_MS,
+    Sample, Say, StreamsAsk, USERS_PER_PART_MAX, Wanted, adopt_answers,
 };
 
 use core::net::IpAddr;
@@ -260,6 +260,7 @@ impl Engine {
             Mail::Errand(errand) => self.run_errand(&errand, now),
             Mail::Listed { conn, listed } => self.online_listed(conn, &listed, now),
             Mail::Abroad { conn, told } => self.streams_abroad(conn, &told, now),
+            Mail::Forwarded { conn, told } => self.finish_forward(conn, &told, now),
             Mail::Sought { conn, sought } => self.streams_sought(conn, &sought, now),
             Mail::Ran {
                 conn,

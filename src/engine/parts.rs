@@ -23,7 +23,7 @@ use super::role::Role;
 use super::settings::{Settings, SharedSettings};
 use super::silence::Silence;
 use super::telling::Telling;
-use super::upstream::Upstream;
+use super::upstream::{NodeTag, Upstream};
 use crate::auth::{Keyring, Keyrings, Revoked};
 use crate::metrics::{Board, Counters};
 use crate::presence::{Presence, Sweep};
@@ -70,6 +70,8 @@ pub struct EngineParts {
     pub has_webhooks: bool,
     /// To which nodes of a fleet users' beats go.
     pub homes: Homes,
+    /// By what ids of streams name this node of a fleet. None: it is of none.
+    pub tag: Option<NodeTag>,
     /// What `/metrics` shows.
     pub board: Arc<Board>,
     /// Boot: expiries are held until everybody has had time to return.
@@ -149,6 +151,8 @@ pub(super) struct Node {
     /// The keys of this turn.
     pub(super) keyring: Arc<Keyring>,
     pub(super) secret: [u8; 32],
+    /// See [`EngineParts::tag`].
+    pub(super) tag: Option<NodeTag>,
     pub(super) revoked: Arc<Revoked>,
     pub(super) board: Arc<Board>,
     /// Where others than this turn's settings come from.
@@ -264,6 +268,7 @@ impl Engine {
                 keyring: parts.keyrings.load_full(),
                 keyrings: parts.keyrings,
                 secret: parts.secret,
+                tag: parts.tag,
                 revoked: parts.revoked,
                 board: parts.board,
                 settings: parts.settings,

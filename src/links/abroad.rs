@@ -1,9 +1,11 @@
-//! Asks other nodes of a fleet for their streams.
+//! Asks other nodes of a fleet for their streams, and sends them calls about these.
 //!
-//! Owns the few threads that do, and what bounds it: so many questions wait, each for so long, and
-//! so many bytes come. A node that does not answer so is told as silent.
+//! Owns the few threads that do, and what bounds it: so many questions and calls wait, each for so
+//! long, and so many bytes come. A node that does not answer so is told as silent.
 
+use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -12,15 +14,21 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::http::{Remote, Token};
+use super::reply::Reply;
 use super::threads::Spawn;
-use crate::engine::{Mail, NodeAsk, NodeStreams};
+use crate::engine::{Forward, Forwarded, Mail, NodeAsk, NodeStreams};
 use crate::time::boottime;
 use crate::wire::json::write_str;
+use crate::wire::request::VIA;
 
-/// Nodes that are asked at once.
+/// Nodes that are asked at once; and as many calls are sent at once.
 const THREADS: usize = 4;
 /// Questions that wait for one of them.
 const WAITING_MAX: usize = 64;
+/// Calls that do: what four threads send in a tenth of a second.
+const CALLS_MAX: usize = 256;
+/// Nodes to which one thread keeps a connection.
+const KEPT_MAX: usize = 128;
 /// Longest time for a question and its answer, in ms.
 const TIMEOUT_MS: u64 = 1_000;
 /// The status of a cursor of an earlier life of the node.
@@ -31,13 +39,16 @@ type TellOne = Arc<dyn Fn(u16, Mail) + Send + Sync>;
 
 /// See the module.
 pub struct Abroad {
-    asks: Sender<NodeAsk>,
+    handle: AbroadHandle,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// What a bridge asks by.
 #[derive(Clone)]
-pub struct AbroadHandle(Sender<NodeAsk>);
+pub struct AbroadHandle {
+    asks: Sender<NodeAsk>,
+    calls: Sender<(SocketAddr, Forward)>,
+}
 
 /// A node's answer.
 #[derive(Deserialize)]
@@ -50,7 +61,12 @@ struct Page<'b> {
 impl AbroadHandle {
     /// Asks a node; what came of it is told. False: too many are asked already.
     pub fn ask(&self, ask: NodeAsk) -> bool {
-        self.0.try_send(ask).is_ok()
+        self.asks.try_send(ask).is_ok()
+    }
+
+    /// Sends a call to the node there; what came of it is told. False: too many are sent already.
+    pub fn forward(&self, node: SocketAddr, call: Forward) -> bool {
+        self.calls.try_send((node, call)).is_ok()
     }
 }
 
@@ -60,7 +76,8 @@ impl Abroad {
     /// Errors: a thread could not be started.
     pub fn start(token: &Token, tell_one: &TellOne, spawn: Spawn<'_>) -> io::Result<Abroad> {
         let (asks, waiting) = bounded(WAITING_MAX);
-        let thread = |at| {
+        let (calls, sent) = bounded(CALLS_MAX);
+        let asker = |at| {
             let (token, tell_one) = (Arc::clone(token), Arc::clone(tell_one));
             let waiting: Receiver<NodeAsk> = waiting.clone();
             let work = move || {
@@ -75,23 +92,85 @@ impl Abroad {
             };
             spawn(format!("abroad-{at}"), Box::new(work))
         };
-        let threads = (0..THREADS).map(thread).collect::<io::Result<_>>()?;
-        Ok(Abroad { asks, threads })
+        let sender = |at| {
+            let (token, tell_one) = (Arc::clone(token), Arc::clone(tell_one));
+            let sent: Receiver<(SocketAddr, Forward)> = sent.clone();
+            let work = move || {
+                let mut kept = Kept::default();
+                for (node, call) in sent {
+                    let (shard, conn) = (call.asker.shard, call.asker.conn);
+                    if boottime() < call.asker.until {
+                        let told = Arc::new(kept.forward(node, &call, &token));
+                        tell_one(shard, Mail::Forwarded { conn, told });
+                    }
+                }
+            };
+            spawn(format!("forward-{at}"), Box::new(work))
+        };
+        let threads = (0..THREADS).map(asker).chain((0..THREADS).map(sender));
+        let threads = threads.collect::<io::Result<_>>()?;
+        let handle = AbroadHandle { asks, calls };
+        Ok(Abroad { handle, threads })
     }
 
     /// For the bridge.
     pub fn handle(&self) -> AbroadHandle {
-        AbroadHandle(self.asks.clone())
+        self.handle.clone()
     }
 
     /// Ends the threads, once all handles are dropped.
     pub fn stop(self) {
-        drop(self.asks);
+        drop(self.handle);
         for thread in self.threads {
             thread
                 .join()
                 .expect("the thread returns or ends the process");
         }
+    }
+}
+
+/// Connections that one thread keeps.
+#[derive(Default)]
+struct Kept(HashMap<SocketAddr, Remote>);
+
+impl Kept {
+    fn forward(&mut self, node: SocketAddr, call: &Forward, token: &Token) -> Forwarded {
+        if self.0.len() >= KEPT_MAX && !self.0.contains_key(&node) {
+            self.0.clear();
+        }
+        let is_kept = self.0.contains_key(&node);
+        let mut reply = self.send(node, call, token);
+        if reply.is_err() && is_kept {
+            // The node may have closed the connection in between; what is forwarded may come twice.
+            reply = self.send(node, call, token);
+        }
+        match reply {
+            Ok(said) => Forwarded::Answered {
+                status: said.status,
+                body: said.body,
+            },
+            Err(fault) => {
+                let why = fault.0;
+                tracing::warn!(%node, "the node does not answer a call about its stream: {why}");
+                Forwarded::Silent
+            }
+        }
+    }
+
+    fn send(&mut self, node: SocketAddr, call: &Forward, token: &Token) -> Reply {
+        let remote = self.0.entry(node).or_insert_with(|| {
+            Remote::within(TIMEOUT_MS, format!("http://{node}"), Arc::clone(token))
+        });
+        let host = call.host.as_deref().map(|host| ("Host", host));
+        let shown = call.authorization.as_deref();
+        let shown = shown.map(|shown| ("Authorization", shown));
+        let via = [("Via", VIA)];
+        let fields = via.into_iter().chain(host).chain(shown);
+        let reply = remote.forward(&call.target, fields, &call.body);
+        if reply.is_err() {
+            self.0.remove(&node);
+        }
+        reply
     }
 }
 

@@ -140,6 +140,7 @@ impl Asking {
             | Outbound::Ticket { .. }
             | Outbound::Online { .. }
             | Outbound::Streams(_)
+            | Outbound::Forward(_)
             | Outbound::Erase(..)
             | Outbound::FleetLogOut { .. }
             | Outbound::Publish(_)

@@ -9,7 +9,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Connector, NextTimeout, RustlsConnector};
 
-use super::reply::{Fault, Reply, Request, Said};
+use super::reply::{Fault, JSON, Reply, Request, Said};
 use super::socket::Connect;
 use crate::engine::{NODE_HEADER, REFUSES_NEW};
 use crate::lookup;
@@ -111,6 +111,26 @@ impl Remote {
             .query_pairs(query)
             .header("Authorization", format!("Bearer {}", (self.token)()))
             .call();
+        answer
+            .and_then(read)
+            .map_err(|error| Fault(error.to_string()))
+    }
+
+    /// Sends somebody's POST on. `target` is its path and query, `fields` what it was sent with.
+    pub(super) fn forward<'f>(
+        &self,
+        target: &str,
+        fields: impl Iterator<Item = (&'f str, &'f str)>,
+        body: &[u8],
+    ) -> Reply {
+        let mut builder = self.agent.post(format!("{}{target}", self.base));
+        for (name, value) in fields {
+            builder = builder.header(name, value);
+        }
+        let answer = match body {
+            [] => builder.send_empty(),
+            body => builder.content_type(JSON).send(body),
+        };
         answer
             .and_then(read)
             .map_err(|error| Fault(error.to_string()))

@@ -74,6 +74,7 @@ impl Publishing {
             | Outbound::Ticket { .. }
             | Outbound::Online { .. }
             | Outbound::Streams(_)
+            | Outbound::Forward(_)
             | Outbound::Erase(..)
             | Outbound::FleetLogOut { .. }
             | Outbound::Bundled { .. }

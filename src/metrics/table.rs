@@ -170,6 +170,8 @@ table! {
                                          where they went" { FleetBeatsPassedOn }
     Shard Count "fleet_goodbyes_passed_on" "Goodbyes of which a user's home was told, as the fleet \
                                             was" { FleetGoodbyesPassedOn }
+    Shard Count "fleet_calls_forwarded" "Calls about streams of other nodes of the fleet, sent \
+                                         there" { CallsForwarded }
     Shard Count "fleet_beats_from_nodes" "Beats that other nodes of the fleet have passed on; they \
                                           count among beats by UDP" { FleetBeatsFromNodes }
     Shard Count "fleet_goodbyes_from_nodes" "Goodbyes of which other nodes of the fleet have \

@@ -3,13 +3,14 @@
 //! Owns the translation of the configuration into what each part is told. Starts nothing but the
 //! store.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::ServeFault;
 use crate::auth::{Keyrings, Revoked};
 use crate::config::{Config, RoleName, is_loopback};
 use crate::engine::settings::{LOOPBACK, Settings, SharedSettings};
-use crate::engine::{EngineParts, Homes, Operators, Role, ShardId};
+use crate::engine::{EngineParts, Homes, NodeTag, Operators, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
 use crate::presence::{FollowerOptions, OpenReport, Presence, StoreFolder, StoreOptions};
@@ -175,8 +176,8 @@ pub(super) fn settings_of(config: &Config) -> Settings {
 }
 
 impl Common {
-    /// What each shard's engine is made of.
-    pub(super) fn engine_parts(&self) -> Result<Vec<EngineParts>, ServeFault> {
+    /// What each shard's engine is made of. Other nodes of a fleet reach this one at `http`.
+    pub(super) fn engine_parts(&self, http: SocketAddr) -> Result<Vec<EngineParts>, ServeFault> {
         let now = self.clock.now();
         let role = match self.config.role {
             RoleName::All => Role::All,
@@ -201,6 +202,7 @@ impl Common {
             // Its bridge hears of transitions by the fleet's database.
             has_webhooks: self.config.webhooks.are_on() && self.config.role != RoleName::Fleet,
             homes: self.homes.clone(),
+            tag: (self.config.role == RoleName::Fleet).then(|| NodeTag::of(http)),
             board: Arc::clone(&self.board),
             now,
         };

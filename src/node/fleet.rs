@@ -150,8 +150,10 @@ impl Ready {
         let askers = Askers::start(&token, &tell_one, &spawn)
             .map_err(ServeFault::os("start the threads that ask other nodes"))?;
         let handle = askers.handle();
+        let forwards = handle.clone();
         let ask = Box::new(move |ask| handle.ask(ask));
-        let abroad = Abroad::new(ask, Arc::clone(&tell_one));
+        let forward = Box::new(move |node, call| forwards.forward(node, call));
+        let abroad = Abroad::new(ask, forward, Arc::clone(&tell_one));
         let desk = Desk::new(
             Arc::clone(wiring.revoked),
             Arc::clone(&partitions),

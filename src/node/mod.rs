@@ -300,7 +300,7 @@ fn start_shards(common: &Common, start: Start<'_>) -> Result<(Shards, Running), 
         wants,
     };
     let ready = wiring.prepare()?;
-    let parts = common.engine_parts()?;
+    let parts = common.engine_parts(wiring.listens.0)?;
     let with_outlet = |part| {
         let outlet = wiring.outlet(&ready)?;
         let outlet = match hooks {

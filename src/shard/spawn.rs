@@ -369,6 +369,7 @@ mod tests {
             mirrors: 0,
             has_webhooks: false,
             homes: crate::engine::Homes::default(),
+            tag: None,
             board: Arc::clone(&board),
             now,
         };

@@ -21,7 +21,7 @@ fn state(node: &Server, user: &str) -> Value {
 }
 
 /// A stream that watches bob at a node that knows him.
-fn watch(node: &Server) -> Stream {
+pub(crate) fn watch(node: &Server) -> Stream {
     until("the node knows", || {
         Some(state(node, "bob")).filter(|state| state.get("stale").is_none())
     });

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, fleet};
+use crate::fleet_says::watch;
 use crate::harness::{Server, until};
 use crate::http::Answer;
 use crate::stream::Stream;
@@ -140,4 +141,101 @@ fn a_node_that_stands_still_is_named_and_one_that_has_ended_is_not_asked() {
         (silent.is_empty() && listed.len() == 6).then_some(())
     });
     one.expect_metric("greendot_fleet_nodes", |nodes| nodes == 3.0);
+}
+
+/// A stream at a node, and its id.
+fn opened(node: &Server, query: &str) -> (Stream, String) {
+    let mut stream = node.stream(query);
+    let hello = stream.expect("hello").data;
+    let id = hello["stream"].as_str().expect("an id").to_owned();
+    (stream, id)
+}
+
+#[test]
+fn what_is_said_of_a_stream_reaches_it_by_any_node() {
+    let Some(fleet) = fleet() else { return };
+    let nodes = [fleet.node(), fleet.node(), fleet.node()];
+    for node in &nodes {
+        node.expect_metric("greendot_fleet_nodes", |seen| seen == 3.0);
+    }
+    let mut watcher = watch(&nodes[2]);
+    watcher.expect_presence("bob", false);
+    let (_alices, id) = opened(&nodes[0], "user=alice&watch=bob");
+    let edits = format!("/v1/stream/{id}/watch");
+    for (at, node) in nodes.iter().enumerate() {
+        let answer = node.post(&edits, &json!({ "add": [format!("user-{at}")] }));
+        assert_eq!(
+            (answer.status, answer.json()),
+            (200, json!({"watching": at + 2}))
+        );
+    }
+    assert_eq!(
+        nodes[0]
+            .metrics()
+            .sum("greendot_fleet_calls_forwarded_total"),
+        0.0
+    );
+    assert_eq!(
+        nodes[1]
+            .metrics()
+            .sum("greendot_fleet_calls_forwarded_total"),
+        1.0
+    );
+    // Wrong is wrong there as here, and told in the same words.
+    let asked = |node: &Server, target: &str, body: &Value| {
+        let answer = node.post(target, body);
+        let of_type = answer.field("content-type").map(str::to_owned);
+        (answer.status, of_type, answer.text())
+    };
+    for (target, body) in [
+        (&edits, json!({ "add": 7 })),
+        (&format!("{edits}?token=x"), json!({ "add": ["carol"] })),
+        (&format!("/v1/stream/{id}/token"), json!({})),
+        (
+            &format!("/v1/stream/{}0/watch", &id[..id.len() - 1]),
+            json!({ "add": ["carol"] }),
+        ),
+    ] {
+        let [here, there] = [0, 2].map(|at| asked(&nodes[at], target, &body));
+        assert_eq!(here, there, "{target}");
+    }
+    // Its holder beats by another node, and is online; and says goodbye by the third.
+    let (_bobs, id) = opened(&nodes[0], "user=bob&vouch=self");
+    let beat = format!("/v1/stream/{id}/beat");
+    assert_eq!(nodes[1].connect().post_bytes(&beat, b"").status, 204);
+    watcher.expect_presence("bob", true);
+    let answer = nodes[2].post("/v1/leave", &json!({ "stream": id, "users": ["bob"] }));
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    watcher.expect_presence("bob", false);
+    until("bob's stream has ended", || {
+        let (his, _) = walked(&nodes[1], 10, "&user=bob");
+        his.is_empty().then_some(())
+    });
+}
+
+#[test]
+fn what_is_said_of_a_dead_nodes_stream_is_told_so_and_its_goodbye_counts() {
+    let Some(fleet) = fleet() else { return };
+    let [one, two] = fleet.homes();
+    let mut watcher = watch(&one);
+    watcher.expect_presence("bob", false);
+    let (_bobs, id) = opened(&two, "user=bob");
+    watcher.expect_presence("bob", true);
+    // His other device beats here.
+    assert_eq!(
+        one.post("/v1/beat", &json!({ "users": ["bob"] })).status,
+        204
+    );
+    two.kill();
+    let edits = format!("/v1/stream/{id}/watch");
+    let answer = one.post(&edits, &json!({ "add": ["carol"] }));
+    answer.expect_problem(503, "overloaded");
+    assert_eq!(answer.field("retry-after"), Some("5"));
+    let answer = one.post("/v1/leave", &json!({ "stream": id, "users": ["bob"] }));
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    watcher.expect_presence("bob", false);
+    until("the node is known to be dead", || {
+        let answer = one.post(&edits, &json!({ "add": ["carol"] }));
+        (answer.status == 404).then_some(())
+    });
 }

@@ -104,3 +104,48 @@ fn a_ticket_is_good_once_in_a_fleet() {
     }
     kill_process(fleet.redis.pid(), Signal::CONT).expect("our own process");
 }
+
+#[test]
+fn a_stream_gets_another_token_by_any_node() {
+    let Some(fleet) = Fleet::in_home(Home::with_secret()) else {
+        return;
+    };
+    let nodes = [fleet.node_with(&[KEYS]), fleet.node_with(&[KEYS])];
+    for node in &nodes {
+        node.expect_metric("greendot_fleet_nodes", |seen| seen == 2.0);
+    }
+    let alice = fleet.home.token("alice", &["--watch=*"]);
+    let mut stream = nodes[0].stream(&format!(
+        "user=me&watch=bob&ticket={}",
+        ticket(&nodes[0], &alice)
+    ));
+    let hello = stream.expect("hello").data;
+    let id = hello["stream"].as_str().expect("an id");
+    let next = token(&fleet.home, &["--jti=next"]);
+    let [token_of, watch_of] =
+        ["token", "watch"].map(|what| format!("POST /v1/stream/{id}/{what}"));
+    for (line, shown, body, expected) in [
+        (&token_of, &*next, "", 200),
+        (&watch_of, &next, r#"{"add":["carol"]}"#, 200),
+        // Who may not is told so by either node alike.
+        (&watch_of, "", r#"{"add":["dora"]}"#, 401),
+        (
+            &watch_of,
+            "Authorization: Bearer nonsense\r\n",
+            r#"{"add":["dora"]}"#,
+            401,
+        ),
+    ] {
+        for node in &nodes {
+            let answer = asked(node.http, line, shown, body);
+            assert_eq!(answer.status, expected, "{line}: {}", answer.text());
+        }
+    }
+    let forwarded = nodes[1]
+        .metrics()
+        .sum("greendot_fleet_calls_forwarded_total");
+    assert_eq!(forwarded, 2.0, "what is refused here goes nowhere");
+    // The new token is the stream's: with it the stream ends.
+    assert_eq!(revoke(&nodes[1], r#"{"jti":"next"}"#), 204);
+    stream.rest();
+}

@@ -8,13 +8,15 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use greendot::auth::{Identity, Keyring, Keyrings, Revoked, ServiceKeys};
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Edge, Order};
 use greendot::engine::{
-    Engine, EngineParts, Entrance, Homes, Mail, Operators, Outbound, Refused, Role, Verdict,
+    Engine, EngineParts, Entrance, Homes, Mail, NodeTag, Operators, Outbound, Refused, Role,
+    Verdict,
 };
 use greendot::metrics::{Board, Counter, Gauge};
 use greendot::presence::{FollowerOptions, Presence, StoreOptions};
@@ -29,6 +31,9 @@ use super::kernel::{Client, Door, Flood, Made, Outside, Socket, count};
 pub(crate) const START: u64 = 1_764_009_600_000;
 /// Mono ms at which every world begins.
 pub(crate) const BOOT_MS: u64 = 5_000_000;
+/// Where other nodes of a fleet reach this one.
+pub(crate) const OWN_HTTP: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8080);
 /// Users that a world's store may hold.
 const USERS_MAX: u32 = 160_000;
 /// Turns at one moment after which an engine is said to spin.
@@ -320,6 +325,7 @@ impl World {
                 mirrors: self.mirrors,
                 has_webhooks: false,
                 homes: self.homes.clone(),
+                tag: matches!(self.role, Role::Fleet(_)).then(|| NodeTag::of(OWN_HTTP)),
                 board: board.clone(),
                 now: self.now(),
             };

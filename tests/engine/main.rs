@@ -15,6 +15,7 @@ mod farewells;
 mod figures;
 mod floods;
 mod forget;
+mod forward;
 mod framing;
 mod goodbyes;
 mod harness;

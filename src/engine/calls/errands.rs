@@ -185,6 +185,7 @@ impl Engine {
                 | Then::Streams(_)
                 | Then::Online(_)
                 | Then::Described
+                | Then::Left(_)
                 | Then::Ended => {
                     unreachable!("its errands are sent out by itself")
                 }
@@ -388,7 +389,7 @@ impl Engine {
             }
             Then::LogOut(logging_out, answer) => self.logged_out(id, *logging_out, answer, now),
             Then::Ended => ended(verdict).into(),
-            Then::Streams(_) | Then::Online(_) | Then::Described => {
+            Then::Streams(_) | Then::Online(_) | Then::Described | Then::Left(_) => {
                 unreachable!("no errand of it is run so")
             }
         };

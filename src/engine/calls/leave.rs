@@ -24,18 +24,13 @@ pub(super) fn leave(
     caller: &Caller,
     now: Now,
 ) -> Served {
-    let mut after_ms_max = engine.settings.offline_after_ms;
-    if engine.node.role.passes_on() {
-        // It is passed on when it is due, with the time at which it was said.
-        after_ms_max = after_ms_max.min(engine.settings.beat_skew_max_ms / 2);
-    }
-    if let Err(detail) = check(&ask, after_ms_max) {
+    if let Err(detail) = engine.check_leave(&ask) {
         return Answer::problem(problems::BAD_JSON, &detail).into();
     }
-    let mut refused = Refused::default();
-    let users = refused.sift(None, ask.users, &mut engine.counters);
-    let answer = refused.answer();
     if ask.everywhere {
+        let mut refused = Refused::default();
+        let users = refused.sift(None, ask.users, &mut engine.counters);
+        let answer = refused.answer();
         let said_at = match ask.sent_at.map(Unix::from_ms) {
             // What is said to have been long ago is said now.
             Some(at) if now.unix.ms_apart(at) <= engine.settings.beat_skew_max_ms => {
@@ -56,13 +51,9 @@ pub(super) fn leave(
         return end_everywhere(engine, asker, users, said_at, answer, now);
     }
     let mut shard = engine.node.shard;
-    let mut goodbye = Goodbye {
-        users,
-        stream: None,
-        holder: engine.holder_of(caller),
-        after_ms: ask.after_ms,
-    };
-    if let Some(stream) = &ask.stream {
+    let stream = ask.stream.clone();
+    let (mut goodbye, answer) = engine.goodbye_of(ask, caller);
+    if let Some(stream) = &stream {
         let parsed = stream_id::parse(&engine.node.secret, stream);
         match parsed {
             Some((holder, stream)) => {
@@ -75,6 +66,31 @@ pub(super) fn leave(
         }
     }
     engine.farewell(asker, shard, goodbye, answer, now)
+}
+
+impl Engine {
+    /// What of the members contradicts what.
+    pub(super) fn check_leave(&self, ask: &LeaveAsk) -> Result<(), String> {
+        let mut after_ms_max = self.settings.offline_after_ms;
+        if self.node.role.passes_on() {
+            // It is passed on when it is due, with the time at which it was said.
+            after_ms_max = after_ms_max.min(self.settings.beat_skew_max_ms / 2);
+        }
+        check(ask, after_ms_max)
+    }
+
+    /// The goodbye of users who are named, and what it is answered.
+    pub(super) fn goodbye_of(&mut self, ask: LeaveAsk, caller: &Caller) -> (Goodbye, Answer) {
+        let mut refused = Refused::default();
+        let users = refused.sift(None, ask.users, &mut self.counters);
+        let goodbye = Goodbye {
+            users,
+            stream: None,
+            holder: self.holder_of(caller),
+            after_ms: ask.after_ms,
+        };
+        (goodbye, refused.answer())
+    }
 }
 
 /// What of the members contradicts what.

@@ -16,6 +16,7 @@ mod device_key;
 mod edit;
 mod errands;
 mod forget;
+mod forward;
 mod guard;
 mod held;
 mod ignored;
@@ -139,6 +140,9 @@ impl Engine {
             pending.client = head.user_agent.and_then(name_of);
         }
         let (row, segment) = (found.row, found.segment);
+        if let Some(parked) = self.forward(id, (row, segment), head, body, &caller, now) {
+            return Ok(parked);
+        }
         Ok(self.serve_call(id, (row, segment), head, body, &caller, now)?)
     }
 

@@ -11,7 +11,7 @@ use super::passed_on::PassedOn;
 use super::refused::Refused;
 use super::streams::Listing;
 use crate::auth::Reserved;
-use crate::engine::errand::{LoggedOutAt, Verdict};
+use crate::engine::errand::{Goodbye, LoggedOutAt, Verdict};
 use crate::presence::InternFault;
 use crate::slot::Slot;
 use crate::time::Mono;
@@ -73,6 +73,8 @@ pub(in crate::engine) enum Then {
     Described,
     /// The shard that holds a stream ends it.
     Ended,
+    /// The node that has the stream that is left ends it. If it has gone, these say goodbye here.
+    Left(Box<(Goodbye, Answer)>),
 }
 
 /// Users who are being logged out everywhere.

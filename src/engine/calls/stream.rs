@@ -8,7 +8,6 @@ use super::errands::{Errands, WAIT_MS_MAX};
 use super::ignored::Ignored;
 use super::refused::Refused;
 use super::served::{NewStream, Opening, Served, Then, intern_detail};
-use super::stream_id;
 use crate::auth::TicketRefusal;
 use crate::engine::arrivals::Maker;
 use crate::engine::conn::addresses::CountsFor;
@@ -324,7 +323,7 @@ impl Engine {
         let left = room.saturating_sub(more.len());
         new.ignored.write(left, &mut more);
         let hello = sse::Hello {
-            stream: &stream_id::write(&self.node.secret, self.node.shard, id),
+            stream: &self.id_of(id),
             watching: self.conns.watches.of(id.index),
             server_time: now.unix.ms(),
             beat_interval_ms: self.settings.beat_interval_ms,

@@ -1,30 +1,51 @@
-//! The id of a stream: shard, place, life, and a tag that only this process can make for them.
+//! The id of a stream: shard, place, life, and a tag that only this process can make for them. In
+//! a fleet the name of its node stands before them.
 //!
-//! Owns its text. An id is the permission to edit its stream, on any shard.
+//! Owns its text. An id is the permission to edit its stream, on any shard and at any node.
 
 use std::fmt::Write;
 
 use constant_time_eq::constant_time_eq_16;
 
 use crate::engine::mail::ShardId;
+use crate::engine::upstream::NodeTag;
 use crate::realtime::ConnId;
 
-/// Longest text of an id: three numbers, the tag and three dots.
-const TEXT_BYTES_MAX: usize = 5 + 10 + 10 + 32 + 3;
+/// Longest text of an id: its node, three numbers, the tag and four dots.
+const TEXT_BYTES_MAX: usize = NodeTag::TEXT_BYTES + 5 + 10 + 10 + 32 + 4;
 
 /// The id of a stream.
-pub(super) fn write(secret: &[u8; 32], shard: ShardId, id: ConnId) -> String {
+pub(super) fn write(
+    secret: &[u8; 32],
+    node: Option<NodeTag>,
+    shard: ShardId,
+    id: ConnId,
+) -> String {
     let tag = u128::from_be_bytes(tag(secret, shard, id));
     let mut text = String::with_capacity(TEXT_BYTES_MAX);
+    let named = node.map_or(Ok(()), |node| write!(text, "{node}."));
     let written = write!(text, "{shard}.{}.{}.{tag:032x}", id.index, id.generation);
-    debug_assert!(written.is_ok() && text.len() <= TEXT_BYTES_MAX);
+    debug_assert!(named.and(written).is_ok() && text.len() <= TEXT_BYTES_MAX);
     text
 }
 
 /// Which stream an id names, if this process made it; the stream may have ended since.
 pub(super) fn parse(secret: &[u8; 32], text: &str) -> Option<(ShardId, ConnId)> {
-    let (shard, id, shown) = split(text)?;
+    let (shard, id, shown) = split(node_and_rest(text).1)?;
     constant_time_eq_16(&tag(secret, shard, id), &shown).then_some((shard, id))
+}
+
+/// The node of a fleet that an id names. None: none, or it is no id.
+pub(super) fn node(text: &str) -> Option<NodeTag> {
+    let (node, rest) = node_and_rest(text);
+    node.filter(|_| split(rest).is_some())
+}
+
+fn node_and_rest(text: &str) -> (Option<NodeTag>, &str) {
+    let parts = text.split_once('.');
+    let named = parts.and_then(|(node, rest)| Some((NodeTag::parse(node)?, rest)));
+    // Without one the first number is a shard's, which is shorter.
+    named.map_or((None, text), |(node, rest)| (Some(node), rest))
 }
 
 fn tag(secret: &[u8; 32], shard: ShardId, id: ConnId) -> [u8; 16] {
@@ -62,11 +83,30 @@ mod tests {
 
     #[test]
     fn only_the_process_that_made_an_id_takes_it() {
-        let text = write(&[7; 32], 2, ID);
+        let text = write(&[7; 32], None, 2, ID);
         assert!(text.starts_with("2.51.7."), "{text}");
         assert_eq!(parse(&[7; 32], &text), Some((2, ID)));
         assert_eq!(parse(&[8; 32], &text), None);
         assert_eq!(parse(&[7; 32], &text.replacen("51", "52", 1)), None);
+        assert_eq!(node(&text), None);
+    }
+
+    #[test]
+    fn in_a_fleet_an_id_names_its_node() {
+        let tag = NodeTag::of("10.0.0.1:8080".parse().unwrap());
+        let text = write(&[7; 32], Some(tag), 2, ID);
+        assert!(text.starts_with(&format!("{tag}.2.51.7.")), "{text}");
+        assert_eq!(
+            (parse(&[7; 32], &text), node(&text)),
+            (Some((2, ID)), Some(tag))
+        );
+        assert_eq!(node(&format!("{tag}.2.51.7")), None, "it is no id");
+        let longest = ConnId {
+            index: u32::MAX,
+            generation: u32::MAX,
+        };
+        let text = write(&[7; 32], Some(tag), ShardId::MAX, longest);
+        assert_eq!(text.len(), TEXT_BYTES_MAX);
     }
 
     #[test]

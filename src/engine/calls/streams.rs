@@ -318,7 +318,7 @@ impl Engine {
         let reader = self.conns.reader(id.index, now.mono);
         let since = now.unix.minus_ms(now.mono.ms_since(reader.opened));
         let watches = &self.conns.watches;
-        let id_text = stream_id::write(&self.node.secret, self.node.shard, id);
+        let id_text = self.id_of(id);
         text(b"{\"stream\":", Some(&id_text), out);
         text(b",\"user\":", user.map(User::as_str), out);
         text(b",\"address\":", address.as_deref(), out);

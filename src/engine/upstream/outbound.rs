@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::abroad::StreamsAsk;
 use super::delivery::Sample;
+use super::forward::Forward;
 use super::passing::Part;
 use crate::auth::TICKET_ID_BYTES;
 use crate::engine::errand::Asker;
@@ -163,6 +164,9 @@ pub enum Outbound {
     /// To the bridge to a fleet: a page of streams goes on at another node. What came of it comes
     /// as [`Mail::Abroad`](crate::engine::Mail::Abroad).
     Streams(StreamsAsk),
+    /// To the bridge to a fleet: a call is another node's. What came of it comes as
+    /// [`Mail::Forwarded`](crate::engine::Mail::Forwarded).
+    Forward(Box<Forward>),
     /// To the bridge to a fleet: this user is to be erased. What came of it comes as
     /// [`Mail::Taken`](crate::engine::Mail::Taken).
     Erase(UserBuf, Asker),
@@ -198,6 +202,7 @@ impl Outbound {
             | Outbound::Ticket { .. }
             | Outbound::Online { .. }
             | Outbound::Streams(_)
+            | Outbound::Forward(_)
             | Outbound::Erase(..)
             | Outbound::FleetLogOut { .. }
             | Outbound::Publish(_)

@@ -1,4 +1,5 @@
-//! For whom a proxy asks: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//! For whom a proxy asks: `Forwarded` (RFC 7239) and `X-Forwarded-For`. And whether one of these
+//! nodes has sent it on: `Via` (RFC 9110, 7.6.3).
 //!
 //! Owns which of the addresses that they name counts. Each proxy adds its peer's at the end, and
 //! what stands before may be anybody's word. So they are read from the end: the first that is no
@@ -8,6 +9,23 @@ use core::net::{IpAddr, SocketAddr};
 
 /// Most headers of a request that are read again.
 const HEADERS_MAX: usize = 256;
+
+/// By what a node says in `Via` that a request has come by it.
+pub const VIA: &str = "1.1 greendot";
+
+/// Whether a node has sent this request on, by its headers as for [`client_of`].
+pub fn has_come_by_a_node(lines: &[u8]) -> bool {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(lines, &mut headers)
+    else {
+        return true;
+    };
+    let via = headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case("via"));
+    let mut values = via.filter_map(|header| std::str::from_utf8(header.value).ok());
+    values.any(|value| value.split(',').any(|by| by.trim() == VIA))
+}
 
 /// Whose request a proxy passes on. `lines`: the headers, each with its end, and the empty line.
 ///
@@ -78,6 +96,23 @@ mod tests {
         let is_proxy = |address: IpAddr| address.to_string().starts_with("10.");
         let client = client_of(format!("{lines}\r\n").as_bytes(), is_proxy);
         client.map(|address| address.to_string())
+    }
+
+    #[test]
+    fn what_a_node_has_sent_on_says_so() {
+        for (line, expected) in [
+            ("Host: a", false),
+            ("Via: 1.1 greendot", true),
+            ("via: 1.0 fred, 1.1 greendot", true),
+            ("Via: 1.1 greendots", false),
+        ] {
+            let lines = format!("Host: a\r\n{line}\r\n\r\n");
+            assert_eq!(has_come_by_a_node(lines.as_bytes()), expected, "{line}");
+        }
+        assert!(
+            has_come_by_a_node(b"no end"),
+            "what can not be read goes no further"
+        );
     }
 
     #[test]

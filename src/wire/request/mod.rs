@@ -17,7 +17,7 @@ mod target;
 mod tests;
 
 pub use chunk::{BodyStep, CHUNK_EXTENSION_BYTES_MAX, ChunkDecoder, write_chunk, write_last_chunk};
-pub use forwarded::client_of;
+pub use forwarded::{VIA, client_of, has_come_by_a_node};
 pub use head::parse_head;
 pub use overhear::{Overheard, overhear};
 pub use target::{QueryPair, decode_segment, query_pairs};

@@ -47,9 +47,39 @@ pub enum StatusCode {
 }
 
 impl StatusCode {
+    const ALL: [StatusCode; 22] = [
+        StatusCode::Ok,
+        StatusCode::NoContent,
+        StatusCode::NotModified,
+        StatusCode::BadRequest,
+        StatusCode::Unauthorized,
+        StatusCode::Forbidden,
+        StatusCode::NotFound,
+        StatusCode::MethodNotAllowed,
+        StatusCode::RequestTimeout,
+        StatusCode::Gone,
+        StatusCode::LengthRequired,
+        StatusCode::ContentTooLarge,
+        StatusCode::UriTooLong,
+        StatusCode::UnsupportedMediaType,
+        StatusCode::ExpectationFailed,
+        StatusCode::MisdirectedRequest,
+        StatusCode::TooManyRequests,
+        StatusCode::HeadTooLarge,
+        StatusCode::InternalError,
+        StatusCode::NotImplemented,
+        StatusCode::ServiceUnavailable,
+        StatusCode::VersionNotSupported,
+    ];
+
     /// The three digits as a number.
     pub const fn code(self) -> u16 {
         self as u16
+    }
+
+    /// The one with this number, of those that the server uses.
+    pub fn of(code: u16) -> Option<StatusCode> {
+        StatusCode::ALL.into_iter().find(|one| one.code() == code)
     }
 
     /// Whether an answer of this status has a body.

@@ -243,6 +243,7 @@ impl Restarts {
                     mirrors: 0,
                     has_webhooks: false,
                     homes: greendot::engine::Homes::default(),
+                    tag: None,
                     board: Arc::clone(&board),
                     now,
                 },

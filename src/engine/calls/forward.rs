@@ -1,0 +1,150 @@
+//! A call about a stream of another node of the fleet is sent there, and answered as that node
+//! answers it.
+//!
+//! Owns which calls these are, and how long they wait. So a balancer may send any call to any node.
+//! The other node judges all of it, who calls included: what is sent is the request as it came.
+
+use super::caller::Caller;
+use super::refused::Refused;
+use super::served::{RETRY_AFTER, Served, Then, Waits, overloaded};
+use super::stream_id;
+use super::table::Row;
+use crate::engine::errand::{Asker, Verdict};
+use crate::engine::parts::Engine;
+use crate::engine::upstream::{Forward, Forwarded, Outbound};
+use crate::metrics::{Call, Counter};
+use crate::realtime::ConnId;
+use crate::time::Now;
+use crate::wire::record::{LeaveAsk, parse_leave};
+use crate::wire::request::{Head, has_come_by_a_node};
+use crate::wire::response::{Answer, PROBLEM_CONTENT_TYPE, StatusCode, problems};
+
+impl Engine {
+    /// The id of one of this shard's streams.
+    pub(super) fn id_of(&self, id: ConnId) -> String {
+        let node = &self.node;
+        stream_id::write(&node.secret, node.tag, node.shard, id)
+    }
+
+    /// Sends a call on if it is about a stream of another node. None: it is not.
+    pub(super) fn forward(
+        &mut self,
+        id: ConnId,
+        (row, segment): (&Row, &str),
+        head: &Head<'_>,
+        body: &[u8],
+        caller: &Caller,
+        now: Now,
+    ) -> Option<Served> {
+        let own = self.node.tag?;
+        let (stream, left) = match row.call {
+            Call::StreamWatch | Call::StreamToken | Call::StreamBeat => (Some(segment), None),
+            Call::Leave => {
+                // What is wrong with it is told by who serves it.
+                let left = parse_leave(body, self.settings.query_users_max).ok()?;
+                self.check_leave(&left).ok()?;
+                caller.check_speaks_all(&left.users).ok()?;
+                (None, Some(left))
+            }
+            _ => return None,
+        };
+        let stream = stream.or_else(|| left.as_ref()?.stream.as_deref())?;
+        let node = stream_id::node(stream).filter(|node| *node != own)?;
+        if has_come_by_a_node(head.lines) {
+            // One that is reached where another one answers would be sent it for ever.
+            return None;
+        }
+        let waits = left.map(|left| self.leaves(left, caller));
+        let upstream = self.upstream.as_mut()?;
+        let until = now.mono.plus_ms(self.settings.request_deadline_ms);
+        let target = match head.query {
+            Some(query) => format!("{}?{query}", head.path),
+            None => head.path.to_owned(),
+        };
+        upstream
+            .outbound
+            .push_back(Outbound::Forward(Box::new(Forward {
+                asker: Asker {
+                    shard: self.node.shard,
+                    conn: id,
+                    until,
+                },
+                node,
+                target: target.into(),
+                host: head.host.map(Box::from),
+                authorization: head.authorization.map(Box::from),
+                body: body.into(),
+            })));
+        self.counters.add(Counter::CallsForwarded, 1);
+        Some(Served::Parked {
+            until,
+            unanswered: "the node that has the stream has not answered; it may have happened",
+            refused: Refused::default(),
+            waits,
+        })
+    }
+
+    /// What a goodbye comes to if the node that has its stream has gone.
+    fn leaves(&mut self, left: LeaveAsk, caller: &Caller) -> Box<Waits> {
+        Box::new(Waits {
+            errands: 0,
+            verdict: Verdict::Done,
+            then: Then::Left(Box::new(self.goodbye_of(left, caller))),
+        })
+    }
+
+    /// What became of it.
+    pub(in crate::engine) fn finish_forward(&mut self, id: ConnId, told: &Forwarded, now: Now) {
+        let Some(mut pending) = self.conns.unpark(id) else {
+            return;
+        };
+        let left = match pending.waits.take().map(|waits| waits.then) {
+            Some(Then::Left(left)) => Some(*left).filter(|(left, _)| !left.users.is_empty()),
+            _ => None,
+        };
+        if let (Some((left, answer)), false) = (left, matches!(told, Forwarded::Answered { .. })) {
+            // Nobody comes again to say goodbye.
+            let served = self.farewell(id, self.node.shard, left, answer, now);
+            return self.carry_out(id, pending, served, now);
+        }
+        let answer = match told {
+            Forwarded::Nobody => {
+                let detail = "the node that had the stream has gone, and the stream with it; open \
+                              it anew";
+                Answer::problem(problems::UNKNOWN_STREAM, detail)
+            }
+            Forwarded::Busy => {
+                overloaded("as many calls wait for other nodes as may; send it again")
+            }
+            Forwarded::Silent => {
+                overloaded("the node that has the stream has not answered; it may have happened")
+            }
+            Forwarded::Answered { status, body } => answered(*status, body),
+        };
+        self.answer(id, pending, answer, now);
+    }
+}
+
+/// Another node's answer, as it gave it.
+fn answered(status: u16, body: &[u8]) -> Answer {
+    let Some(status) = StatusCode::of(status) else {
+        return overloaded("the node that has the stream has answered what no node answers");
+    };
+    if !status.has_body() {
+        return Answer::no_content();
+    }
+    let content_type = match status {
+        StatusCode::Ok => "application/json",
+        _ => PROBLEM_CONTENT_TYPE,
+    };
+    let answer = Answer {
+        status,
+        ..Answer::ok(content_type, body.to_vec())
+    };
+    match status {
+        StatusCode::ServiceUnavailable | StatusCode::TooManyRequests => {
+            answer.with_lines(RETRY_AFTER)
+        }
+        _ => answer,
+    }
+}
