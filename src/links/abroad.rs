@@ -222,3 +222,116 @@ fn read(ask: &NodeAsk, body: &[u8]) -> Result<NodeStreams, String> {
         next: page.cursor,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use super::*;
+    use crate::engine::{Asker, NodeTag};
+    use crate::realtime::ConnId;
+    use crate::time::Mono;
+
+    fn call(node: SocketAddr, body: &str) -> Forward {
+        let conn = ConnId {
+            index: 0,
+            generation: 0,
+        };
+        Forward {
+            asker: Asker {
+                shard: 0,
+                conn,
+                until: Mono::NEVER,
+            },
+            node: NodeTag::of(node),
+            target: "/v1/stream/id/watch?a=%20b".into(),
+            host: Some("presence.example".into()),
+            authorization: (!body.is_empty()).then(|| "Bearer a.b.c".into()),
+            body: body.as_bytes().into(),
+        }
+    }
+
+    /// The lines of one request, in order, and its body.
+    fn asked(socket: &TcpStream) -> (Vec<String>, String) {
+        let mut reader = BufReader::new(socket);
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            match line.trim_end() {
+                "" => break,
+                line => lines.push(line.to_lowercase()),
+            }
+        }
+        let length = lines
+            .iter()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        lines.retain(|line| !line.starts_with("user-agent") && !line.starts_with("accept"));
+        lines.sort();
+        (lines, String::from_utf8(body).unwrap())
+    }
+
+    #[test]
+    fn a_call_goes_as_it_came_and_again_where_the_kept_connection_was_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = listener.local_addr().unwrap();
+        let serving = thread::spawn(move || {
+            let answers = [
+                "204 No Content",
+                "503 Service Unavailable\r\nContent-Length: 2",
+            ];
+            let bodies = ["", "{}"];
+            let mut seen = Vec::new();
+            for (answer, body) in answers.iter().zip(bodies) {
+                let (mut socket, _) = listener.accept().unwrap();
+                seen.push(asked(&socket));
+                let answer = format!("HTTP/1.1 {answer}\r\n\r\n{body}");
+                socket.write_all(answer.as_bytes()).unwrap();
+                // It is kept, and closed before it is used again.
+            }
+            seen
+        });
+        let token: Token = Arc::new(|| unreachable!("a user's call is not a node's"));
+        let mut kept = Kept::default();
+        let answered = |status, body: &str| Forwarded::Answered {
+            status,
+            body: body.into(),
+        };
+        assert_eq!(
+            kept.forward(node, &call(node, ""), &token),
+            answered(204, "")
+        );
+        let told = kept.forward(node, &call(node, "{\"add\":[]}"), &token);
+        assert_eq!(told, answered(503, "{}"));
+        let seen = serving.join().unwrap();
+        let first = [
+            "content-length: 0",
+            "host: presence.example",
+            "post /v1/stream/id/watch?a=%20b http/1.1",
+            "via: 1.1 greendot",
+        ];
+        let second = [
+            "authorization: bearer a.b.c",
+            "content-length: 10",
+            "content-type: application/json",
+            "host: presence.example",
+            "post /v1/stream/id/watch?a=%20b http/1.1",
+            "via: 1.1 greendot",
+        ];
+        let expected = [
+            (first.map(String::from).to_vec(), String::new()),
+            (second.map(String::from).to_vec(), "{\"add\":[]}".into()),
+        ];
+        assert_eq!(seen, expected);
+        // Nobody listens there any more.
+        assert_eq!(
+            kept.forward(node, &call(node, ""), &token),
+            Forwarded::Silent
+        );
+    }
+}
