@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -17,7 +18,7 @@ use super::http::{Remote, Token};
 use super::reply::Reply;
 use super::threads::Spawn;
 use crate::engine::{Forward, Forwarded, Mail, NodeAsk, NodeStreams};
-use crate::time::boottime;
+use crate::time::{Mono, boottime};
 use crate::wire::json::write_str;
 use crate::wire::request::VIA;
 
@@ -31,6 +32,9 @@ const CALLS_MAX: usize = 256;
 const KEPT_MAX: usize = 128;
 /// Longest time for a question and its answer, in ms.
 const TIMEOUT_MS: u64 = 1_000;
+/// A node that did not answer in time is sent one call in so many ms, and no more: it must not hold
+/// up what is for others.
+const PROBE_MS: u64 = 2_000;
 /// The status of a cursor of an earlier life of the node.
 const GONE: u16 = 410;
 
@@ -92,15 +96,23 @@ impl Abroad {
             };
             spawn(format!("abroad-{at}"), Box::new(work))
         };
+        let slow = Arc::<Slow>::default();
         let sender = |at| {
             let (token, tell_one) = (Arc::clone(token), Arc::clone(tell_one));
             let sent: Receiver<(SocketAddr, Forward)> = sent.clone();
+            let slow = Arc::clone(&slow);
             let work = move || {
                 let mut kept = Kept::default();
                 for (node, call) in sent {
                     let (shard, conn) = (call.asker.shard, call.asker.conn);
-                    if boottime() < call.asker.until {
-                        let told = Arc::new(kept.forward(node, &call, &token));
+                    let began = boottime();
+                    if began < call.asker.until {
+                        let told = match slow.may_have(node, began) {
+                            true => kept.forward(node, &call, &token),
+                            false => Forwarded::Silent,
+                        };
+                        slow.note(node, &told, began, boottime());
+                        let told = Arc::new(told);
                         tell_one(shard, Mail::Forwarded { conn, told });
                     }
                 }
@@ -125,6 +137,39 @@ impl Abroad {
             thread
                 .join()
                 .expect("the thread returns or ends the process");
+        }
+    }
+}
+
+/// Nodes that have not answered in time, and until when none of their calls is sent.
+#[derive(Default)]
+struct Slow(Mutex<HashMap<SocketAddr, Mono>>);
+
+impl Slow {
+    /// Whether a node is sent a call now. If it was slow, this is the one that finds out.
+    fn may_have(&self, node: SocketAddr, now: Mono) -> bool {
+        let mut slow = self.0.lock();
+        let Some(until) = slow.get_mut(&node) else {
+            return true;
+        };
+        let may = *until <= now;
+        if may {
+            *until = now.plus_ms(PROBE_MS);
+        }
+        may
+    }
+
+    /// What came of a call that was begun then.
+    fn note(&self, node: SocketAddr, told: &Forwarded, began: Mono, now: Mono) {
+        let mut slow = self.0.lock();
+        match told {
+            Forwarded::Answered { .. } => drop(slow.remove(&node)),
+            // A dead one refuses at once, and holds up nobody.
+            Forwarded::Silent if now.ms_since(began) >= TIMEOUT_MS / 2 => {
+                slow.retain(|_, until| *until > now);
+                slow.insert(node, now.plus_ms(PROBE_MS));
+            }
+            Forwarded::Silent | Forwarded::Busy | Forwarded::Nobody => {}
         }
     }
 }
@@ -232,7 +277,6 @@ mod tests {
     use super::*;
     use crate::engine::{Asker, NodeTag};
     use crate::realtime::ConnId;
-    use crate::time::Mono;
 
     fn call(node: SocketAddr, body: &str) -> Forward {
         let conn = ConnId {
@@ -274,6 +318,30 @@ mod tests {
         lines.retain(|line| !line.starts_with("user-agent") && !line.starts_with("accept"));
         lines.sort();
         (lines, String::from_utf8(body).unwrap())
+    }
+
+    #[test]
+    fn a_node_that_is_slow_is_sent_one_call_in_two_seconds() {
+        let [one, other] = [1, 2].map(|node| SocketAddr::from(([10, 0, 0, node], 80)));
+        let at = |ms| Mono::default().plus_ms(ms);
+        let slow = Slow::default();
+        let silent = Forwarded::Silent;
+        // It refuses, or is only a little late.
+        slow.note(one, &silent, at(0), at(499));
+        assert!(slow.may_have(one, at(500)));
+        slow.note(one, &silent, at(1_000), at(2_000));
+        assert!(!slow.may_have(one, at(3_999)) && slow.may_have(other, at(3_999)));
+        assert!(slow.may_have(one, at(4_000)) && !slow.may_have(one, at(4_001)));
+        slow.note(one, &silent, at(4_000), at(5_000));
+        assert!(!slow.may_have(one, at(6_999)));
+        let body = Vec::new();
+        slow.note(
+            one,
+            &Forwarded::Answered { status: 204, body },
+            at(7_000),
+            at(7_900),
+        );
+        assert!(slow.may_have(one, at(7_901)) && slow.may_have(one, at(7_902)));
     }
 
     #[test]
