@@ -27,6 +27,10 @@ use crate::trust::Trust;
 use crate::wire::nodes::Nodes;
 
 /// What a node's links are made of.
+#[cfg_attr(
+    not(feature = "cluster"),
+    expect(dead_code, reason = "for the bridge to a fleet")
+)]
 pub(super) struct Wiring<'n> {
     pub(super) config: &'n Config,
     /// The first fleet key's token is shown to other nodes.

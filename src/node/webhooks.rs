@@ -158,6 +158,10 @@ impl Hooks {
 
     /// What the bridge to a fleet needs, which `wake` wakes: of each webhook in their order. None
     /// elsewhere.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(dead_code, reason = "for the bridge to a fleet")
+    )]
     pub(super) fn handles(&self, to_wake: Wake) -> Vec<FleetHandle> {
         let How::Fleet { said, wake } = &self.how else {
             return Vec::new();
