@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::http::{Remote, Token};
 use super::reply::Reply;
 use super::threads::Spawn;
-use crate::engine::{Forward, Forwarded, Mail, NodeAsk, NodeStreams};
+use crate::engine::{Forward, Forwarded, Mail, NodeAsk, NodeStreams, Post};
 use crate::time::{Mono, boottime};
 use crate::wire::json::write_str;
 use crate::wire::request::VIA;
@@ -108,7 +108,7 @@ impl Abroad {
                     let began = boottime();
                     if began < call.asker.until {
                         let told = match slow.may_have(node, began) {
-                            true => kept.forward(node, &call, &token),
+                            true => kept.forward(node, &call.post, &token),
                             false => Forwarded::Silent,
                         };
                         slow.note(node, &told, began, boottime());
@@ -179,7 +179,7 @@ impl Slow {
 struct Kept(HashMap<SocketAddr, Remote>);
 
 impl Kept {
-    fn forward(&mut self, node: SocketAddr, call: &Forward, token: &Token) -> Forwarded {
+    fn forward(&mut self, node: SocketAddr, call: &Post, token: &Token) -> Forwarded {
         if self.0.len() >= KEPT_MAX && !self.0.contains_key(&node) {
             self.0.clear();
         }
@@ -202,7 +202,7 @@ impl Kept {
         }
     }
 
-    fn send(&mut self, node: SocketAddr, call: &Forward, token: &Token) -> Reply {
+    fn send(&mut self, node: SocketAddr, call: &Post, token: &Token) -> Reply {
         let remote = self.0.entry(node).or_insert_with(|| {
             Remote::within(TIMEOUT_MS, format!("http://{node}"), Arc::clone(token))
         });
@@ -275,21 +275,9 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::engine::{Asker, NodeTag};
-    use crate::realtime::ConnId;
 
-    fn call(node: SocketAddr, body: &str) -> Forward {
-        let conn = ConnId {
-            index: 0,
-            generation: 0,
-        };
-        Forward {
-            asker: Asker {
-                shard: 0,
-                conn,
-                until: Mono::NEVER,
-            },
-            node: NodeTag::of(node),
+    fn call(body: &str) -> Post {
+        Post {
             target: "/v1/stream/id/watch?a=%20b".into(),
             host: Some("presence.example".into()),
             authorization: (!body.is_empty()).then(|| "Bearer a.b.c".into()),
@@ -370,11 +358,8 @@ mod tests {
             status,
             body: body.into(),
         };
-        assert_eq!(
-            kept.forward(node, &call(node, ""), &token),
-            answered(204, "")
-        );
-        let told = kept.forward(node, &call(node, "{\"add\":[]}"), &token);
+        assert_eq!(kept.forward(node, &call(""), &token), answered(204, ""));
+        let told = kept.forward(node, &call("{\"add\":[]}"), &token);
         assert_eq!(told, answered(503, "{}"));
         let seen = serving.join().unwrap();
         let first = [
@@ -397,9 +382,6 @@ mod tests {
         ];
         assert_eq!(seen, expected);
         // Nobody listens there any more.
-        assert_eq!(
-            kept.forward(node, &call(node, ""), &token),
-            Forwarded::Silent
-        );
+        assert_eq!(kept.forward(node, &call(""), &token), Forwarded::Silent);
     }
 }

@@ -74,10 +74,10 @@ fn a_call_about_another_nodes_stream_is_sent_there_as_it_came() {
         let [forward] = &forwards(&mut world)[..] else {
             panic!("{path} is forwarded");
         };
-        assert_eq!((forward.node, &*forward.target), (other(), &*target));
-        assert_eq!(forward.host.as_deref(), Some("here"));
-        assert_eq!(forward.authorization.as_deref(), Some("Bearer a.b.c"));
-        assert_eq!(&*forward.body, body.as_bytes());
+        assert_eq!((forward.node, &*forward.post.target), (other(), &*target));
+        assert_eq!(forward.post.host.as_deref(), Some("here"));
+        assert_eq!(forward.post.authorization.as_deref(), Some("Bearer a.b.c"));
+        assert_eq!(&*forward.post.body, body.as_bytes());
         assert_eq!(world.taken(client), "", "it waits");
     }
     assert_eq!(world.count(0, Counter::CallsForwarded), 4);

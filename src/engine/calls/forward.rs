@@ -11,7 +11,7 @@ use super::stream_id;
 use super::table::Row;
 use crate::engine::errand::{Asker, Verdict};
 use crate::engine::parts::Engine;
-use crate::engine::upstream::{Forward, Forwarded, Outbound};
+use crate::engine::upstream::{Forward, Forwarded, Outbound, Post};
 use crate::metrics::{Call, Counter};
 use crate::realtime::ConnId;
 use crate::time::Now;
@@ -70,10 +70,12 @@ impl Engine {
                     until,
                 },
                 node,
-                target: target.into(),
-                host: head.host.map(Box::from),
-                authorization: head.authorization.map(Box::from),
-                body: body.into(),
+                post: Post {
+                    target: target.into(),
+                    host: head.host.map(Box::from),
+                    authorization: head.authorization.map(Box::from),
+                    body: body.into(),
+                },
             })));
         self.counters.add(Counter::CallsForwarded, 1);
         Some(Served::Parked {

@@ -43,12 +43,18 @@ impl fmt::Display for NodeTag {
     }
 }
 
-/// A POST that is for another node, as it came.
+/// A call that is for another node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Forward {
     /// The request that waits for it.
     pub asker: Asker,
     pub node: NodeTag,
+    pub post: Post,
+}
+
+/// A POST, as it came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Post {
     /// Path and query, as sent.
     pub target: Box<str>,
     /// Host and Authorization, as sent.
