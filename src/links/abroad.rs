@@ -32,8 +32,8 @@ const CALLS_MAX: usize = 256;
 const KEPT_MAX: usize = 128;
 /// Longest time for a question and its answer, in ms.
 const TIMEOUT_MS: u64 = 1_000;
-/// A node that did not answer in time is sent one call in so many ms, and no more: it must not hold
-/// up what is for others.
+/// A node that did not answer is sent one call in so many ms, and no more: it must not hold up what
+/// is for others, nor fill the log. If it has died, so have the streams that those calls are about.
 const PROBE_MS: u64 = 2_000;
 /// The status of a cursor of an earlier life of the node.
 const GONE: u16 = 410;
@@ -107,11 +107,11 @@ impl Abroad {
                     let (shard, conn) = (call.asker.shard, call.asker.conn);
                     let began = boottime();
                     if began < call.asker.until {
-                        let told = match slow.may_have(node, began) {
-                            true => kept.forward(node, &call.post, &token),
-                            false => Forwarded::Silent,
-                        };
-                        slow.note(node, &told, began, boottime());
+                        let mut told = Forwarded::Silent;
+                        if slow.may_have(node, began) {
+                            told = kept.forward(node, &call.post, &token);
+                            slow.note(node, &told, boottime());
+                        }
                         let told = Arc::new(told);
                         tell_one(shard, Mail::Forwarded { conn, told });
                     }
@@ -141,7 +141,7 @@ impl Abroad {
     }
 }
 
-/// Nodes that have not answered in time, and until when none of their calls is sent.
+/// Nodes that have not answered, and until when none of their calls is sent.
 #[derive(Default)]
 struct Slow(Mutex<HashMap<SocketAddr, Mono>>);
 
@@ -159,17 +159,14 @@ impl Slow {
         may
     }
 
-    /// What came of a call that was begun then.
-    fn note(&self, node: SocketAddr, told: &Forwarded, began: Mono, now: Mono) {
+    /// What came of a call that was sent.
+    fn note(&self, node: SocketAddr, told: &Forwarded, now: Mono) {
         let mut slow = self.0.lock();
-        match told {
-            Forwarded::Answered { .. } => drop(slow.remove(&node)),
-            // A dead one refuses at once, and holds up nobody.
-            Forwarded::Silent if now.ms_since(began) >= TIMEOUT_MS / 2 => {
-                slow.retain(|_, until| *until > now);
-                slow.insert(node, now.plus_ms(PROBE_MS));
-            }
-            Forwarded::Silent | Forwarded::Busy | Forwarded::Nobody => {}
+        if *told == Forwarded::Silent {
+            slow.retain(|_, until| *until > now);
+            slow.insert(node, now.plus_ms(PROBE_MS));
+        } else {
+            slow.remove(&node);
         }
     }
 }
@@ -314,21 +311,14 @@ mod tests {
         let at = |ms| Mono::default().plus_ms(ms);
         let slow = Slow::default();
         let silent = Forwarded::Silent;
-        // It refuses, or is only a little late.
-        slow.note(one, &silent, at(0), at(499));
-        assert!(slow.may_have(one, at(500)));
-        slow.note(one, &silent, at(1_000), at(2_000));
+        assert!(slow.may_have(one, at(1_000)));
+        slow.note(one, &silent, at(2_000));
         assert!(!slow.may_have(one, at(3_999)) && slow.may_have(other, at(3_999)));
         assert!(slow.may_have(one, at(4_000)) && !slow.may_have(one, at(4_001)));
-        slow.note(one, &silent, at(4_000), at(5_000));
+        slow.note(one, &silent, at(5_000));
         assert!(!slow.may_have(one, at(6_999)));
         let body = Vec::new();
-        slow.note(
-            one,
-            &Forwarded::Answered { status: 204, body },
-            at(7_000),
-            at(7_900),
-        );
+        slow.note(one, &Forwarded::Answered { status: 204, body }, at(7_900));
         assert!(slow.may_have(one, at(7_901)) && slow.may_have(one, at(7_902)));
     }
 
