@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Without words it is all of `transitions`, `memory` and `nodes`. `GREENDOT_BENCH_USERS` sets how
-//! many users, 1,000,000 if it is not given. Calls go out one after the other on one connection,
-//! each after the answer to the one before. Only the server is measured, by its own account, so how
-//! this program is built does not matter but to real nodes.
+//! many users, 1,000,000 if it is not given. Calls go out on one connection: one after the other,
+//! each after the answer to the one before, so that the server is woken for each; and sixteen in
+//! one write, as they come to a server that is busy. Only the server is measured, by its own
+//! account, so how this program is built does not matter but to real nodes.
 
 #![expect(clippy::unwrap_used, reason = "what fails here is the bench")]
 
@@ -18,7 +19,7 @@ mod nodes;
 #[path = "../../tests/fleet/redis.rs"]
 mod redis;
 
-use greendot::fleet::calls::{Caller, Mode, Vouch};
+use greendot::fleet::calls::{Call, Caller, Mode, Vouch};
 use greendot::fleet::flags::{Saying, UserFlags};
 use greendot::fleet::held::{Gone, Kinds, RING_MESSAGES};
 use greendot::fleet::member::Layout;
@@ -33,6 +34,8 @@ use nodes::Pace;
 use redis::{Answer, Link, Server, wait_until};
 
 const ROUNDS: usize = 3;
+/// Calls in one write.
+const AT_ONCE: [usize; 2] = [1, 16];
 const BEAT: Kinds = Kinds::beat(Unix::from_ms(7));
 const AWAY: UserFlags = UserFlags::new(Status::Away, false);
 const LIFE: Life = Life(*b"life");
@@ -53,11 +56,18 @@ fn main() {
         let Some(server) = Server::start() else {
             return;
         };
-        println!("alone");
-        transitions(&server, users);
-        if let Some((primary, _replica)) = pair() {
-            println!("a primary of a cluster, with a replica");
-            transitions(&primary, users);
+        let pair = pair();
+        let servers = [("alone", Some(&server))].into_iter().chain([(
+            "a primary of a cluster, with a replica",
+            pair.as_ref().map(|pair| &pair.0),
+        )]);
+        for (what, server) in servers {
+            for at_once in AT_ONCE {
+                println!("{what}, calls at once: {at_once}");
+                server
+                    .into_iter()
+                    .for_each(|server| transitions(server, users, at_once));
+            }
         }
     }
     if wants("memory") {
@@ -90,7 +100,7 @@ fn main() {
 /// Processor time for each transition, half of them arrivals and half ends, and beside it for each
 /// `SET` of a key a user that expires, which is what people use today. Both take turns, so that a
 /// slow minute of the machine slows both: the median of rounds, the lowest and the highest.
-fn transitions(server: &Server, users: usize) {
+fn transitions(server: &Server, users: usize, at_once: usize) {
     let mut link = server.link();
     link.load();
     let partitions = Partitions::new(PARTITIONS_MIN.into()).unwrap();
@@ -102,16 +112,18 @@ fn transitions(server: &Server, users: usize) {
         let [ours, plain] = &mut rounds;
         for (ours, plain) in ours.iter_mut().zip(plain) {
             let before = server.cpu_seconds();
-            for group in users.chunks(each) {
-                calls.claim(&mut link, group);
+            for groups in users.chunks(each * at_once) {
+                calls.say_all(&mut link, groups.chunks(each), claim);
             }
-            for group in users.chunks(each) {
-                calls.say(&mut link, group, |vouch, user| {
+            for groups in users.chunks(each * at_once) {
+                calls.say_all(&mut link, groups.chunks(each), |vouch, user| {
                     vouch.withdraw(user, BEAT, Unix::from_ms(7));
                 });
             }
             let between = server.cpu_seconds();
-            users.chunks(each).for_each(|group| beat(&mut link, group));
+            users
+                .chunks(each * at_once)
+                .for_each(|group| beat(&mut link, group));
             *ours = (between - before) * 1e6 / (2 * users.len()) as f64;
             *plain = (server.cpu_seconds() - between) * 1e6 / users.len() as f64;
             users.chunks(100).for_each(|group| forget(&mut link, group));
@@ -123,8 +135,14 @@ fn transitions(server: &Server, users: usize) {
         });
         println!(
             "  {each:>3} users a call  {:6.2} us a transition ({:.2} to {:.2}); \
-             a SET EX of each, {each} at once, {:6.2} us ({:.2} to {:.2})",
-            ours.0, ours.1, ours.2, plain.0, plain.1, plain.2
+             a SET EX of each, {:4} at once, {:6.2} us ({:.2} to {:.2})",
+            ours.0,
+            ours.1,
+            ours.2,
+            each * at_once,
+            plain.0,
+            plain.1,
+            plain.2
         );
     }
 }
@@ -244,12 +262,33 @@ impl Calls {
     }
 
     fn claim(&mut self, link: &mut Link, group: &[UserBuf]) {
-        self.say(link, group, |vouch, user| {
-            vouch.claim(user, Some(UserFlags::PLAIN), BEAT, None);
-        });
+        self.say(link, group, claim);
     }
 
     fn say(&mut self, link: &mut Link, group: &[UserBuf], say: impl Fn(&mut Vouch, User<'_>)) {
+        self.say_all(link, [group].into_iter(), say);
+    }
+
+    /// A call for each group, all of them in one write.
+    fn say_all<'u>(
+        &mut self,
+        link: &mut Link,
+        groups: impl Iterator<Item = &'u [UserBuf]>,
+        say: impl Fn(&mut Vouch, User<'_>),
+    ) {
+        let calls: Vec<Call> = groups.map(|group| self.call(group, &say)).collect();
+        link.send_all(calls.iter().map(Call::words));
+        for _ in &calls {
+            let answer = link.read().bytes();
+            let Ok(Vouched::Done { outcomes, .. }) = Vouched::parse(&answer) else {
+                panic!("{answer:?}");
+            };
+            let is_told = |outcome| matches!(outcome, Outcome::Told | Outcome::Updated);
+            assert!(outcomes.iter().copied().all(is_told), "{outcomes:?}");
+        }
+    }
+
+    fn call(&mut self, group: &[UserBuf], say: &impl Fn(&mut Vouch, User<'_>)) -> Call {
         self.k += 1;
         let mut vouch = Vouch::new(&Caller {
             life: LIFE,
@@ -265,13 +304,12 @@ impl Calls {
         for user in group {
             say(&mut vouch, user.user());
         }
-        let answer = link.call(&vouch.call(&self.hot)).bytes();
-        let Ok(Vouched::Done { outcomes, .. }) = Vouched::parse(&answer) else {
-            panic!("{answer:?}");
-        };
-        let is_told = |outcome| matches!(outcome, Outcome::Told | Outcome::Updated);
-        assert!(outcomes.iter().copied().all(is_told), "{outcomes:?}");
+        vouch.call(&self.hot)
     }
+}
+
+fn claim(vouch: &mut Vouch, user: User<'_>) {
+    vouch.claim(user, Some(UserFlags::PLAIN), BEAT, None);
 }
 
 /// A primary with all slots, and its replica.

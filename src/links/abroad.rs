@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -28,6 +30,8 @@ const THREADS: usize = 4;
 const WAITING_MAX: usize = 64;
 /// Calls that do: what four threads send in a tenth of a second.
 const CALLS_MAX: usize = 256;
+/// Bytes of their bodies; a longest one fits.
+const CALLS_BYTES_MAX: usize = 16 << 20;
 /// Nodes to which one thread keeps a connection.
 const KEPT_MAX: usize = 128;
 /// Longest time for a question and its answer, in ms.
@@ -52,6 +56,8 @@ pub struct Abroad {
 pub struct AbroadHandle {
     asks: Sender<NodeAsk>,
     calls: Sender<(SocketAddr, Forward)>,
+    /// Bytes of the bodies of those that wait.
+    bytes: Arc<AtomicUsize>,
 }
 
 /// A node's answer.
@@ -70,7 +76,14 @@ impl AbroadHandle {
 
     /// Sends a call to the node there; what came of it is told. False: too many are sent already.
     pub fn forward(&self, node: SocketAddr, call: Forward) -> bool {
-        self.calls.try_send((node, call)).is_ok()
+        let bytes = call.post.body.len();
+        let before = self.bytes.fetch_add(bytes, Relaxed);
+        let is_taken =
+            before + bytes <= CALLS_BYTES_MAX && self.calls.try_send((node, call)).is_ok();
+        if !is_taken {
+            self.bytes.fetch_sub(bytes, Relaxed);
+        }
+        is_taken
     }
 }
 
@@ -97,14 +110,16 @@ impl Abroad {
             spawn(format!("abroad-{at}"), Box::new(work))
         };
         let slow = Arc::<Slow>::default();
+        let bytes = Arc::<AtomicUsize>::default();
         let sender = |at| {
             let (token, tell_one) = (Arc::clone(token), Arc::clone(tell_one));
             let sent: Receiver<(SocketAddr, Forward)> = sent.clone();
-            let slow = Arc::clone(&slow);
+            let (slow, bytes) = (Arc::clone(&slow), Arc::clone(&bytes));
             let work = move || {
                 let mut kept = Kept::default();
                 for (node, call) in sent {
                     let (shard, conn) = (call.asker.shard, call.asker.conn);
+                    bytes.fetch_sub(call.post.body.len(), Relaxed);
                     let began = boottime();
                     if began < call.asker.until {
                         let mut told = Forwarded::Silent;
@@ -121,7 +136,7 @@ impl Abroad {
         };
         let threads = (0..THREADS).map(asker).chain((0..THREADS).map(sender));
         let threads = threads.collect::<io::Result<_>>()?;
-        let handle = AbroadHandle { asks, calls };
+        let handle = AbroadHandle { asks, calls, bytes };
         Ok(Abroad { handle, threads })
     }
 
@@ -180,10 +195,10 @@ impl Kept {
         if self.0.len() >= KEPT_MAX && !self.0.contains_key(&node) {
             self.0.clear();
         }
-        let is_kept = self.0.contains_key(&node);
+        let (is_kept, began) = (self.0.contains_key(&node), boottime());
         let mut reply = self.send(node, call, token);
-        if reply.is_err() && is_kept {
-            // The node may have closed the connection in between; what is forwarded may come twice.
+        if reply.is_err() && is_kept && boottime().ms_since(began) < TIMEOUT_MS / 2 {
+            // The node has closed the connection in between; what is forwarded may come twice.
             reply = self.send(node, call, token);
         }
         match reply {
@@ -208,7 +223,7 @@ impl Kept {
         let shown = shown.map(|shown| ("Authorization", shown));
         let via = [("Via", VIA)];
         let fields = via.into_iter().chain(host).chain(shown);
-        let reply = remote.forward(&call.target, fields, &call.body);
+        let reply = remote.forward(&call.path, fields, &call.body);
         if reply.is_err() {
             self.0.remove(&node);
         }
@@ -275,7 +290,7 @@ mod tests {
 
     fn call(body: &str) -> Post {
         Post {
-            target: "/v1/stream/id/watch?a=%20b".into(),
+            path: "/v1/stream/id/watch".into(),
             host: Some("presence.example".into()),
             authorization: (!body.is_empty()).then(|| "Bearer a.b.c".into()),
             body: body.as_bytes().into(),
@@ -354,8 +369,9 @@ mod tests {
         let seen = serving.join().unwrap();
         let first = [
             "content-length: 0",
+            "content-type: application/json",
             "host: presence.example",
-            "post /v1/stream/id/watch?a=%20b http/1.1",
+            "post /v1/stream/id/watch http/1.1",
             "via: 1.1 greendot",
         ];
         let second = [
@@ -363,7 +379,7 @@ mod tests {
             "content-length: 10",
             "content-type: application/json",
             "host: presence.example",
-            "post /v1/stream/id/watch?a=%20b http/1.1",
+            "post /v1/stream/id/watch http/1.1",
             "via: 1.1 greendot",
         ];
         let expected = [

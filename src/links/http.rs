@@ -116,21 +116,18 @@ impl Remote {
             .map_err(|error| Fault(error.to_string()))
     }
 
-    /// Sends somebody's POST on. `target` is its path and query, `fields` what it was sent with.
+    /// Sends somebody's POST of JSON on, with these fields.
     pub(super) fn forward<'f>(
         &self,
-        target: &str,
+        path: &str,
         fields: impl Iterator<Item = (&'f str, &'f str)>,
         body: &[u8],
     ) -> Reply {
-        let mut builder = self.agent.post(format!("{}{target}", self.base));
+        let mut builder = self.agent.post(format!("{}{path}", self.base));
         for (name, value) in fields {
             builder = builder.header(name, value);
         }
-        let answer = match body {
-            [] => builder.send_empty(),
-            body => builder.content_type(JSON).send(body),
-        };
+        let answer = builder.content_type(JSON).send(body);
         answer
             .and_then(read)
             .map_err(|error| Fault(error.to_string()))

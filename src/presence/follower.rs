@@ -397,7 +397,15 @@ impl Presence {
         // Who has a state and no last activity has been forgotten: their streams are to end.
         let is_erased = told.since.is_some() && says_erased(told);
         let is_gone = !told.status.is_online() && !is_erased;
+        let is_erased_here = !was.is_online()
+            && self
+                .stamps
+                .cell(slot)
+                .load(Ordering::Relaxed)
+                .at()
+                .is_none();
         let corrects = self.is_of_fleet()
+            && !is_erased_here
             && source != Source::Told
             && told.status == was
             && (1..known_ms).contains(&told_ms);

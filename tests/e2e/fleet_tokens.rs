@@ -110,7 +110,8 @@ fn a_stream_gets_another_token_by_any_node() {
     let Some(fleet) = Fleet::in_home(Home::with_secret()) else {
         return;
     };
-    let nodes = [fleet.node_with(&[KEYS]), fleet.node_with(&[KEYS])];
+    let flags = [KEYS, "--auth-cookie=presence"];
+    let nodes = [fleet.node_with(&flags), fleet.node_with(&flags)];
     for node in &nodes {
         node.expect_metric("greendot_fleet_nodes", |seen| seen == 2.0);
     }
@@ -122,11 +123,13 @@ fn a_stream_gets_another_token_by_any_node() {
     let hello = stream.expect("hello").data;
     let id = hello["stream"].as_str().expect("an id");
     let next = token(&fleet.home, &["--jti=next"]);
+    let by_cookie = next.replace("Authorization: Bearer ", "Cookie: presence=");
     let [token_of, watch_of] =
         ["token", "watch"].map(|what| format!("POST /v1/stream/{id}/{what}"));
     for (line, shown, body, expected) in [
         (&token_of, &*next, "", 200),
         (&watch_of, &next, r#"{"add":["carol"]}"#, 200),
+        (&watch_of, &by_cookie, r#"{"add":["erin"]}"#, 200),
         // Who may not is told so by either node alike.
         (&watch_of, "", r#"{"add":["dora"]}"#, 401),
         (
@@ -144,7 +147,7 @@ fn a_stream_gets_another_token_by_any_node() {
     let forwarded = nodes[1]
         .metrics()
         .sum("greendot_fleet_calls_forwarded_total");
-    assert_eq!(forwarded, 2.0, "what is refused here goes nowhere");
+    assert_eq!(forwarded, 3.0, "what is refused here goes nowhere");
     // The new token is the stream's: with it the stream ends.
     assert_eq!(revoke(&nodes[1], r#"{"jti":"next"}"#), 204);
     stream.rest();

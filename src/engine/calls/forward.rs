@@ -9,7 +9,9 @@ use super::refused::Refused;
 use super::served::{RETRY_AFTER, Served, Then, Waits, overloaded};
 use super::stream_id;
 use super::table::Row;
-use crate::engine::errand::{Asker, Verdict};
+use crate::auth::Shown;
+use crate::engine::conn::pending::Pending;
+use crate::engine::errand::{Asker, Goodbye, Verdict};
 use crate::engine::parts::Engine;
 use crate::engine::upstream::{Forward, Forwarded, Outbound, Post};
 use crate::metrics::{Call, Counter};
@@ -55,12 +57,14 @@ impl Engine {
             return None;
         }
         let waits = left.map(|left| self.leaves(left, caller));
+        let authorization = self.authorization(head);
+        let body = match row.call {
+            // It takes none.
+            Call::StreamToken => Box::default(),
+            _ => body.into(),
+        };
         let upstream = self.upstream.as_mut()?;
         let until = now.mono.plus_ms(self.settings.request_deadline_ms);
-        let target = match head.query {
-            Some(query) => format!("{}?{query}", head.path),
-            None => head.path.to_owned(),
-        };
         upstream
             .outbound
             .push_back(Outbound::Forward(Box::new(Forward {
@@ -71,10 +75,10 @@ impl Engine {
                 },
                 node,
                 post: Post {
-                    target: target.into(),
-                    host: head.host.map(Box::from),
-                    authorization: head.authorization.map(Box::from),
-                    body: body.into(),
+                    path: head.path.into(),
+                    host: head.host.filter(|host| is_plain(host)).map(Box::from),
+                    authorization,
+                    body,
                 },
             })));
         self.counters.add(Counter::CallsForwarded, 1);
@@ -86,6 +90,18 @@ impl Engine {
         })
     }
 
+    /// By what the other node knows the caller, too.
+    fn authorization(&self, head: &Head<'_>) -> Option<Box<str>> {
+        if let Some(shown) = head.authorization {
+            return Some(shown).filter(|shown| is_plain(shown)).map(Box::from);
+        }
+        let identity = self.node.keyring.identity.as_ref()?;
+        match identity.shown(head, false)? {
+            Shown::Cookie(token) if is_plain(token) => Some(format!("Bearer {token}").into()),
+            _ => None,
+        }
+    }
+
     /// What a goodbye comes to if the node that has its stream has gone.
     fn leaves(&mut self, left: LeaveAsk, caller: &Caller) -> Box<Waits> {
         Box::new(Waits {
@@ -95,19 +111,28 @@ impl Engine {
         })
     }
 
+    /// Nobody comes again to say goodbye.
+    pub(super) fn leave_here(
+        &mut self,
+        id: ConnId,
+        pending: Pending,
+        (left, answer): (Goodbye, Answer),
+        now: Now,
+    ) {
+        let served = self.farewell(id, self.node.shard, left, answer, now);
+        self.carry_out(id, pending, served, now);
+    }
+
     /// What became of it.
     pub(in crate::engine) fn finish_forward(&mut self, id: ConnId, told: &Forwarded, now: Now) {
         let Some(mut pending) = self.conns.unpark(id) else {
             return;
         };
-        let left = match pending.waits.take().map(|waits| waits.then) {
-            Some(Then::Left(left)) => Some(*left).filter(|(left, _)| !left.users.is_empty()),
-            _ => None,
-        };
-        if let (Some((left, answer)), false) = (left, matches!(told, Forwarded::Answered { .. })) {
-            // Nobody comes again to say goodbye.
-            let served = self.farewell(id, self.node.shard, left, answer, now);
-            return self.carry_out(id, pending, served, now);
+        let then = pending.waits.take().map(|waits| waits.then);
+        if let (Some(Then::Left(left)), false) = (then, matches!(told, Forwarded::Answered { .. }))
+            && !left.0.users.is_empty()
+        {
+            return self.leave_here(id, pending, *left, now);
         }
         let answer = match told {
             Forwarded::Nobody => {
@@ -125,6 +150,11 @@ impl Engine {
         };
         self.answer(id, pending, answer, now);
     }
+}
+
+/// What a header of HTTP may say anywhere (RFC 9110, 5.5).
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
 /// Another node's answer, as it gave it.
@@ -147,6 +177,7 @@ fn answered(status: u16, body: &[u8]) -> Answer {
         StatusCode::ServiceUnavailable | StatusCode::TooManyRequests => {
             answer.with_lines(RETRY_AFTER)
         }
+        StatusCode::Unauthorized => answer.with_lines("WWW-Authenticate: Bearer\r\n"),
         _ => answer,
     }
 }

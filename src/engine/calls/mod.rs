@@ -290,6 +290,9 @@ impl Engine {
                     let answer = self.listed_streams(*listing);
                     self.answer(id, pending, answer, now);
                 }
+                Some(Then::Left(left)) if !left.0.users.is_empty() => {
+                    self.leave_here(id, pending, *left, now)
+                }
                 _ => self.answer(id, pending, overloaded(why), now),
             }
         }

@@ -20,11 +20,11 @@ impl NodeTag {
 
     /// Of the node that others reach at `http`.
     pub fn of(http: SocketAddr) -> NodeTag {
-        let hash = blake3::derive_key(
-            "greendot 2026-12 node of a stream",
-            http.to_string().as_bytes(),
-        );
-        let (first, _) = hash.split_first_chunk().expect("it has 32 bytes");
+        let hash = blake3::hash(format!("node {http}").as_bytes());
+        let (first, _) = hash
+            .as_bytes()
+            .split_first_chunk()
+            .expect("it has 32 bytes");
         NodeTag(u32::from_be_bytes(*first))
     }
 
@@ -52,12 +52,12 @@ pub struct Forward {
     pub post: Post,
 }
 
-/// A POST, as it came.
+/// A POST, as it came: all that the node which has the stream looks at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Post {
-    /// Path and query, as sent.
-    pub target: Box<str>,
-    /// Host and Authorization, as sent.
+    /// Path, as sent.
+    pub path: Box<str>,
+    /// Host and Authorization, as sent; a token that came by cookie is there as one that is shown.
     pub host: Option<Box<str>>,
     pub authorization: Option<Box<str>>,
     /// JSON, or nothing.
