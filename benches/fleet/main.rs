@@ -36,6 +36,8 @@ use redis::{Answer, Link, Server, wait_until};
 const ROUNDS: usize = 3;
 /// Calls in one write.
 const AT_ONCE: [usize; 2] = [1, 16];
+/// Users of a call.
+const EACH: [usize; 3] = [1, 10, 100];
 const BEAT: Kinds = Kinds::beat(Unix::from_ms(7));
 const AWAY: UserFlags = UserFlags::new(Status::Away, false);
 const LIFE: Life = Life(*b"life");
@@ -56,18 +58,11 @@ fn main() {
         let Some(server) = Server::start() else {
             return;
         };
-        let pair = pair();
-        let servers = [("alone", Some(&server))].into_iter().chain([(
-            "a primary of a cluster, with a replica",
-            pair.as_ref().map(|pair| &pair.0),
-        )]);
-        for (what, server) in servers {
-            for at_once in AT_ONCE {
-                println!("{what}, calls at once: {at_once}");
-                server
-                    .into_iter()
-                    .for_each(|server| transitions(server, users, at_once));
-            }
+        println!("alone");
+        transitions(&server, users);
+        if let Some((primary, _replica)) = pair() {
+            println!("a primary of a cluster, with a replica");
+            transitions(&primary, users);
         }
     }
     if wants("memory") {
@@ -100,13 +95,16 @@ fn main() {
 /// Processor time for each transition, half of them arrivals and half ends, and beside it for each
 /// `SET` of a key a user that expires, which is what people use today. Both take turns, so that a
 /// slow minute of the machine slows both: the median of rounds, the lowest and the highest.
-fn transitions(server: &Server, users: usize, at_once: usize) {
+fn transitions(server: &Server, users: usize) {
     let mut link = server.link();
     link.load();
     let partitions = Partitions::new(PARTITIONS_MIN.into()).unwrap();
     let hot = partitions.hot_key(partitions.all().next().unwrap());
     let mut calls = Calls::new(hot);
-    for each in [1, 10, 100] {
+    for (at_once, each) in AT_ONCE
+        .into_iter()
+        .flat_map(|at_once| EACH.map(|each| (at_once, each)))
+    {
         let users = names((users / 10).min(20_000 * (1 + each / 10)) / each * each);
         let mut rounds = [[0.0; ROUNDS]; 2];
         let [ours, plain] = &mut rounds;
@@ -134,8 +132,8 @@ fn transitions(server: &Server, users: usize, at_once: usize) {
             (rounds[ROUNDS / 2], lowest, highest)
         });
         println!(
-            "  {each:>3} users a call  {:6.2} us a transition ({:.2} to {:.2}); \
-             a SET EX of each, {:4} at once, {:6.2} us ({:.2} to {:.2})",
+            "  {at_once:>2} calls at once of {each:>3} users  {:6.2} us a transition ({:.2} to \
+             {:.2}); a SET EX of each, {:4} at once, {:6.2} us ({:.2} to {:.2})",
             ours.0,
             ours.1,
             ours.2,
