@@ -219,21 +219,21 @@ fn what_is_said_of_a_dead_nodes_stream_is_told_so_and_its_goodbye_counts() {
     let [one, two] = fleet.homes();
     let mut watcher = watch(&one);
     watcher.expect_presence("bob", false);
-    let (_bobs, id) = opened(&two, "user=bob");
+    // A stream that vouches for nobody; bob beats here.
+    let (_stream, id) = opened(&two, "watch=carol");
+    let beat = json!({ "users": ["bob"] });
+    assert_eq!(one.post("/v1/beat", &beat).status, 204);
     watcher.expect_presence("bob", true);
-    // His other device beats here.
-    assert_eq!(
-        one.post("/v1/beat", &json!({ "users": ["bob"] })).status,
-        204
-    );
     two.kill();
     let edits = format!("/v1/stream/{id}/watch");
-    let answer = one.post(&edits, &json!({ "add": ["carol"] }));
+    let answer = one.post(&edits, &json!({ "add": ["dora"] }));
     answer.expect_problem(503, "overloaded");
     assert_eq!(answer.field("retry-after"), Some("5"));
     let answer = one.post("/v1/leave", &json!({ "stream": id, "users": ["bob"] }));
     assert_eq!(answer.status, 204, "{}", answer.text());
-    watcher.expect_presence("bob", false);
+    // By the goodbye, and not because he has been silent for six seconds.
+    let gone = watcher.expect_presence("bob", false);
+    assert!(gone.since() < gone.last_active() + 6_000, "{gone:?}");
     until("the node is known to be dead", || {
         let answer = one.post(&edits, &json!({ "add": ["carol"] }));
         (answer.status == 404).then_some(())
