@@ -3,12 +3,12 @@
 
 use super::lease::{bytes_of, time_of};
 use super::part::{Hearing, Known, Missed};
-use super::{Asked, Local, Member};
+use super::{Asked, Local, Member, Settings};
 use crate::fleet::calls::Call;
 use crate::fleet::held::{Enrolment, META_FIELD, Meta, life_field};
 use crate::fleet::traffic::{Reply, Server, To};
 use crate::planted::{self, Planted};
-use crate::time::Now;
+use crate::time::{Mono, Now};
 
 /// A look that found something odd is repeated after that: what is under way may explain it.
 const ODD_MS: u64 = 250;
@@ -36,6 +36,15 @@ impl<L: Local> Member<L> {
         self.parts[at].is_looking = self.send(Asked::Look { at, is_quiet }, to, server, calls, now);
     }
 
+    /// When a partition is audited next. Each has its own moment, whatever has had all of them
+    /// looked at together: as many are audited in one second as in any other.
+    fn audit_at(&self, at: usize, now: Now) -> Mono {
+        let Settings {
+            audit_ms, renew_ms, ..
+        } = self.settings;
+        self.ticks.own_after(now.mono, at, audit_ms / renew_ms)
+    }
+
     pub(super) fn looked(
         &mut self,
         at: usize,
@@ -44,11 +53,10 @@ impl<L: Local> Member<L> {
         replies: &[Reply],
         now: Now,
     ) {
-        let audit_ms = self.settings.audit_ms;
-        let jitter = self.random.u64(..=audit_ms / 8);
+        let audit_at = self.audit_at(at, now);
         let part = &mut self.parts[at];
         part.is_looking = false;
-        part.look_at = self.ticks.not_after(now.mono.plus_ms(audit_ms - jitter));
+        part.look_at = audit_at;
         let Some((Reply::List(values), time)) = replies.split_first() else {
             self.counts.malformed += 1;
             part.look_at = now.mono.plus_ms(1_000);
@@ -157,6 +165,7 @@ impl<L: Local> Member<L> {
         if planted::is(Planted::AuditOff) {
             return;
         }
+        let audit_at = self.audit_at(at, now);
         let part = &mut self.parts[at];
         let Some(own) = own else {
             if part.is_enrolled {
@@ -185,7 +194,7 @@ impl<L: Local> Member<L> {
             } else if part.count_off > 3 {
                 // All who have a slot were compared: somebody has none.
                 part.count_off = 0;
-                part.look_at = now.mono.plus_ms(self.settings.audit_ms);
+                part.look_at = audit_at;
                 self.reap_strays(at, own.count, now);
             }
         }
