@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::desk::TellOne;
-use crate::engine::{Forward, Forwarded, Mail, NodeAsk, NodeStreams, NodeTag, StreamsAsk};
+use crate::engine::{Forward, Forwarded, Mail, NodeAsk, NodeName, NodeStreams, StreamsAsk};
 use crate::fleet::Life;
 use crate::fleet::hooks::{has_ended, parts_of};
 use crate::fleet::member::Peer;
@@ -79,13 +79,13 @@ impl Abroad {
 }
 
 /// Where a node of that name is reached.
-fn named(tag: NodeTag, peers: &[Peer]) -> Option<SocketAddr> {
+fn named(name: NodeName, peers: &[Peer]) -> Option<SocketAddr> {
     let lives = peers.iter().filter(|peer| !has_ended(&peer.info));
     let mut nodes = lives.filter_map(|peer| {
         let http = parts_of(&peer.info).0.split(' ').next()?;
         http.parse().ok()
     });
-    nodes.find(|http| NodeTag::of(*http) == tag)
+    nodes.find(|http| NodeName::of(*http) == name)
 }
 
 /// The node at which a list goes on, and where in its streams.
@@ -130,7 +130,7 @@ mod tests {
             ("10.0.0.3:80", None),
             ("10.0.0.4:80", None),
         ] {
-            assert_eq!(named(NodeTag::of(at(http)), &peers), expected, "{http}");
+            assert_eq!(named(NodeName::of(at(http)), &peers), expected, "{http}");
         }
     }
 

@@ -65,8 +65,8 @@ pub use refused::{REASONS, Refused};
 pub use role::Role;
 pub use upstream::{
     Datagrams, Erasure, Forward, Forwarded, Holders, HookOrder, HookReport, HookState, HookStates,
-    LoggedOut, NodeAsk, NodeStreams, NodeTag, Outbound, Part, Post, REVOUCH_MS, SAMPLE_MS,
-    SETTLE_MS, Sample, Say, StreamsAsk, USERS_PER_PART_MAX, Wanted, adopt_answers,
+    LoggedOut, NodeAsk, NodeName, NodeStreams, Onward, Outbound, Part, REVOUCH_MS, SAMPLE_MS,
+    SETTLE_MS, Sample, Say, Shows, StreamsAsk, USERS_PER_PART_MAX, Wanted, adopt_answers,
 };
 
 use core::net::IpAddr;

@@ -23,7 +23,7 @@ use super::role::Role;
 use super::settings::{Settings, SharedSettings};
 use super::silence::Silence;
 use super::telling::Telling;
-use super::upstream::{NodeTag, Upstream};
+use super::upstream::{NodeName, Upstream};
 use crate::auth::{Keyring, Keyrings, Revoked};
 use crate::metrics::{Board, Counters};
 use crate::presence::{Presence, Sweep};
@@ -71,7 +71,7 @@ pub struct EngineParts {
     /// To which nodes of a fleet users' beats go.
     pub homes: Homes,
     /// By what ids of streams name this node of a fleet. None: it is of none.
-    pub tag: Option<NodeTag>,
+    pub name: Option<NodeName>,
     /// What `/metrics` shows.
     pub board: Arc<Board>,
     /// Boot: expiries are held until everybody has had time to return.
@@ -151,8 +151,8 @@ pub(super) struct Node {
     /// The keys of this turn.
     pub(super) keyring: Arc<Keyring>,
     pub(super) secret: [u8; 32],
-    /// See [`EngineParts::tag`].
-    pub(super) tag: Option<NodeTag>,
+    /// See [`EngineParts::name`].
+    pub(super) name: Option<NodeName>,
     pub(super) revoked: Arc<Revoked>,
     pub(super) board: Arc<Board>,
     /// Where others than this turn's settings come from.
@@ -268,7 +268,7 @@ impl Engine {
                 keyring: parts.keyrings.load_full(),
                 keyrings: parts.keyrings,
                 secret: parts.secret,
-                tag: parts.tag,
+                name: parts.name,
                 revoked: parts.revoked,
                 board: parts.board,
                 settings: parts.settings,

@@ -19,10 +19,9 @@ use serde_json::value::RawValue;
 use super::http::{Remote, Token};
 use super::reply::Reply;
 use super::threads::Spawn;
-use crate::engine::{Forward, Forwarded, Mail, NodeAsk, NodeStreams, Post};
+use crate::engine::{Forward, Forwarded, Mail, NodeAsk, NodeStreams, Onward};
 use crate::time::{Mono, boottime};
 use crate::wire::json::write_str;
-use crate::wire::request::VIA;
 
 /// Nodes that are asked at once; and as many calls are sent at once.
 const THREADS: usize = 4;
@@ -76,7 +75,7 @@ impl AbroadHandle {
 
     /// Sends a call to the node there; what came of it is told. False: too many are sent already.
     pub fn forward(&self, node: SocketAddr, call: Forward) -> bool {
-        let bytes = call.post.body.len();
+        let bytes = call.request.body.len();
         let before = self.bytes.fetch_add(bytes, Relaxed);
         let is_taken =
             before + bytes <= CALLS_BYTES_MAX && self.calls.try_send((node, call)).is_ok();
@@ -119,12 +118,12 @@ impl Abroad {
                 let mut kept = Kept::default();
                 for (node, call) in sent {
                     let (shard, conn) = (call.asker.shard, call.asker.conn);
-                    bytes.fetch_sub(call.post.body.len(), Relaxed);
+                    bytes.fetch_sub(call.request.body.len(), Relaxed);
                     let began = boottime();
                     if began < call.asker.until {
                         let mut told = Forwarded::Silent;
                         if slow.may_have(node, began) {
-                            told = kept.forward(node, &call.post, &token);
+                            told = kept.forward(node, &call.request, &token);
                             slow.note(node, &told, boottime());
                         }
                         let told = Arc::new(told);
@@ -191,15 +190,15 @@ impl Slow {
 struct Kept(HashMap<SocketAddr, Remote>);
 
 impl Kept {
-    fn forward(&mut self, node: SocketAddr, call: &Post, token: &Token) -> Forwarded {
+    fn forward(&mut self, node: SocketAddr, request: &Onward, token: &Token) -> Forwarded {
         if self.0.len() >= KEPT_MAX && !self.0.contains_key(&node) {
             self.0.clear();
         }
         let (is_kept, began) = (self.0.contains_key(&node), boottime());
-        let mut reply = self.send(node, call, token);
+        let mut reply = self.send(node, request, token);
         if reply.is_err() && is_kept && boottime().ms_since(began) < TIMEOUT_MS / 2 {
             // The node has closed the connection in between; what is forwarded may come twice.
-            reply = self.send(node, call, token);
+            reply = self.send(node, request, token);
         }
         match reply {
             Ok(said) => Forwarded::Answered {
@@ -214,16 +213,11 @@ impl Kept {
         }
     }
 
-    fn send(&mut self, node: SocketAddr, call: &Post, token: &Token) -> Reply {
+    fn send(&mut self, node: SocketAddr, request: &Onward, token: &Token) -> Reply {
         let remote = self.0.entry(node).or_insert_with(|| {
             Remote::within(TIMEOUT_MS, format!("http://{node}"), Arc::clone(token))
         });
-        let host = call.host.as_deref().map(|host| ("Host", host));
-        let shown = call.authorization.as_deref();
-        let shown = shown.map(|shown| ("Authorization", shown));
-        let via = [("Via", VIA)];
-        let fields = via.into_iter().chain(host).chain(shown);
-        let reply = remote.forward(&call.path, fields, &call.body);
+        let reply = remote.forward(request);
         if reply.is_err() {
             self.0.remove(&node);
         }
@@ -287,15 +281,53 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::engine::{Asker, NodeName, Shows};
+    use crate::realtime::ConnId;
+    use crate::wire::request::Method;
 
-    fn call(body: &str) -> Post {
-        Post {
+    fn call(body: &str) -> Onward {
+        Onward {
+            method: Method::Post,
             path: "/v1/stream/id/watch".into(),
             host: Some("presence.example".into()),
-            authorization: (!body.is_empty()).then(|| "Bearer a.b.c".into()),
+            shows: Shows::Callers((!body.is_empty()).then(|| "Bearer a.b.c".into())),
             body: body.as_bytes().into(),
         }
     }
+
+    /// An operator's, which this node has judged.
+    fn cut() -> Onward {
+        Onward {
+            method: Method::Delete,
+            path: "/v1/node/streams/id".into(),
+            host: None,
+            shows: Shows::Fleets,
+            body: Box::default(),
+        }
+    }
+
+    /// One that waits for a minute, and is the `conn`th.
+    fn forward(request: Onward, conn: u32) -> Forward {
+        let conn = ConnId {
+            index: conn,
+            generation: 0,
+        };
+        Forward {
+            asker: Asker {
+                shard: 0,
+                conn,
+                until: boottime().plus_ms(60_000),
+            },
+            node: NodeName::of(([10, 0, 0, 1], 80).into()),
+            request,
+        }
+    }
+
+    fn nobodys() -> Token {
+        Arc::new(|| unreachable!("a user's call is not a node's"))
+    }
+
+    const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
     /// The lines of one request, in order, and its body.
     fn asked(socket: &TcpStream) -> (Vec<String>, String) {
@@ -338,6 +370,137 @@ mod tests {
     }
 
     #[test]
+    fn so_many_calls_wait_and_so_many_bytes_of_them() {
+        let handle = || {
+            let (asks, calls) = (bounded(1).0, bounded(CALLS_MAX));
+            let bytes = Arc::default();
+            let handle = AbroadHandle {
+                asks,
+                calls: calls.0,
+                bytes,
+            };
+            (handle, calls.1)
+        };
+        let node = SocketAddr::from(([10, 0, 0, 1], 80));
+        let (few, _waiting) = handle();
+        for conn in 0..256 {
+            assert!(few.forward(node, forward(call("{}"), conn)));
+        }
+        assert!(!few.forward(node, forward(call("{}"), 256)));
+        assert_eq!(
+            few.bytes.load(Relaxed),
+            256 * 2,
+            "what is not taken counts nothing"
+        );
+        let (large, _waiting) = handle();
+        let mebibyte = "x".repeat(1 << 20);
+        for conn in 0..16 {
+            assert!(large.forward(node, forward(call(&mebibyte), conn)));
+        }
+        assert!(!large.forward(node, forward(call("x"), 16)));
+        assert!(large.forward(node, forward(call(""), 17)), "it has no body");
+        assert_eq!(large.bytes.load(Relaxed), 16 << 20);
+    }
+
+    #[test]
+    fn a_node_that_stands_still_holds_up_no_other_and_its_calls_are_told() {
+        // Nobody accepts: the kernel takes connections and what is written.
+        let still = TcpListener::bind("127.0.0.1:0").unwrap();
+        let lively = TcpListener::bind("127.0.0.1:0").unwrap();
+        let [still_at, lively_at] = [&still, &lively].map(|node| node.local_addr().unwrap());
+        thread::spawn(move || {
+            for socket in lively.incoming() {
+                let mut socket = socket.unwrap();
+                thread::spawn(move || {
+                    while !asked(&socket).0.is_empty() && socket.write_all(NO_CONTENT).is_ok() {}
+                });
+            }
+        });
+        let (told, mail) = bounded(64);
+        let tell_one: TellOne = Arc::new(move |_, mail| {
+            if let Mail::Forwarded { conn, told: what } = mail {
+                told.send((conn.index, what)).unwrap();
+            }
+        });
+        let spawn = |_: String, work: Box<dyn FnOnce() + Send>| Ok(thread::spawn(work));
+        let abroad = Abroad::start(&nobodys(), &tell_one, &spawn).unwrap();
+        let handle = abroad.handle();
+        // More than there are threads; and then one for the other node.
+        for conn in 0..8 {
+            assert!(handle.forward(still_at, forward(call("{}"), conn)));
+        }
+        assert!(handle.forward(lively_at, forward(call("{}"), 8)));
+        let mut told: Vec<_> = mail.iter().take(9).collect();
+        told.sort_by_key(|(conn, _)| *conn);
+        let (status, body) = (204, Vec::new());
+        for (conn, what) in told {
+            let expected = match conn {
+                8 => Forwarded::Answered {
+                    status,
+                    body: body.clone(),
+                },
+                _ => Forwarded::Silent,
+            };
+            assert_eq!(*what, expected, "{conn}");
+        }
+        assert_eq!(handle.bytes.load(Relaxed), 0);
+        drop(handle);
+        abroad.stop();
+    }
+
+    #[test]
+    fn a_thread_keeps_so_many_connections() {
+        let everywhere = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = everywhere.local_addr().unwrap().port();
+        let serving = thread::spawn(move || {
+            // Those that were kept are closed when all are.
+            let mut open = Vec::new();
+            for _ in 0..=KEPT_MAX {
+                let (mut socket, _) = everywhere.accept().unwrap();
+                asked(&socket);
+                socket.write_all(NO_CONTENT).unwrap();
+                open.push(socket);
+            }
+        });
+        let mut kept = Kept::default();
+        let node = |at: usize| SocketAddr::from(([127, 0, 1, at as u8], port));
+        for at in 0..KEPT_MAX {
+            kept.forward(node(at), &call("{}"), &nobodys());
+            assert_eq!(kept.0.len(), at + 1);
+        }
+        kept.forward(node(KEPT_MAX), &call("{}"), &nobodys());
+        assert_eq!(kept.0.len(), 1);
+        serving.join().unwrap();
+    }
+
+    #[test]
+    fn an_operators_call_shows_the_fleets_token() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = listener.local_addr().unwrap();
+        let serving = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let seen = asked(&socket);
+            socket.write_all(NO_CONTENT).unwrap();
+            seen
+        });
+        let token: Token = Arc::new(|| "gdn_x".into());
+        let told = Kept::default().forward(node, &cut(), &token);
+        let (status, body) = (204, Vec::new());
+        assert_eq!(told, Forwarded::Answered { status, body });
+        let host = format!("host: {node}");
+        let lines = [
+            "authorization: bearer gdn_x",
+            "delete /v1/node/streams/id http/1.1",
+            &host,
+            "via: 1.1 greendot",
+        ];
+        assert_eq!(
+            serving.join().unwrap(),
+            (lines.map(String::from).to_vec(), String::new())
+        );
+    }
+
+    #[test]
     fn a_call_goes_as_it_came_and_again_where_the_kept_connection_was_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let node = listener.local_addr().unwrap();
@@ -357,7 +520,7 @@ mod tests {
             }
             seen
         });
-        let token: Token = Arc::new(|| unreachable!("a user's call is not a node's"));
+        let token = nobodys();
         let mut kept = Kept::default();
         let answered = |status, body: &str| Forwarded::Answered {
             status,

@@ -11,12 +11,13 @@ use ureq::unversioned::transport::{Connector, NextTimeout, RustlsConnector};
 
 use super::reply::{Fault, JSON, Reply, Request, Said};
 use super::socket::Connect;
-use crate::engine::{NODE_HEADER, REFUSES_NEW};
+use crate::engine::{NODE_HEADER, Onward, REFUSES_NEW, Shows};
 use crate::lookup;
 use crate::reach::Reach;
 use crate::time::Unix;
 use crate::trust::Trust;
 use crate::wire::feed::{FEED_HEADER, Held, LIFE_HEADER};
+use crate::wire::request::{Method, VIA};
 
 /// Longest time for a whole request and its answer, in ms: a node that takes longer is out of
 /// sight.
@@ -116,18 +117,42 @@ impl Remote {
             .map_err(|error| Fault(error.to_string()))
     }
 
-    /// Sends somebody's POST of JSON on, with these fields.
-    pub(super) fn forward<'f>(
-        &self,
-        path: &str,
-        fields: impl Iterator<Item = (&'f str, &'f str)>,
-        body: &[u8],
-    ) -> Reply {
-        let mut builder = self.agent.post(format!("{}{path}", self.base));
-        for (name, value) in fields {
+    /// Sends somebody's request on, marked as one that a node sends: a POST of JSON, or what has no
+    /// body.
+    pub(super) fn forward(&self, request: &Onward) -> Reply {
+        let of_node;
+        let shown = match &request.shows {
+            Shows::Callers(shown) => shown.as_deref(),
+            Shows::Fleets => {
+                of_node = format!("Bearer {}", (self.token)());
+                Some(&*of_node)
+            }
+        };
+        let host = request.host.as_deref().map(|host| ("Host", host));
+        let shown = shown.map(|shown| ("Authorization", shown));
+        let fields = [Some(("Via", VIA)), host, shown];
+        let mut builder =
+            ureq::http::Request::builder().uri(format!("{}{}", self.base, request.path));
+        for (name, value) in fields.into_iter().flatten() {
             builder = builder.header(name, value);
         }
-        let answer = builder.content_type(JSON).send(body);
+        let build = |error: ureq::http::Error| Fault(error.to_string());
+        let answer = match request.method {
+            Method::Post => {
+                let builder = builder.method("POST").header("Content-Type", JSON);
+                self.agent
+                    .run(builder.body(&request.body[..]).map_err(build)?)
+            }
+            method => {
+                let method = if method == Method::Delete {
+                    "DELETE"
+                } else {
+                    "GET"
+                };
+                self.agent
+                    .run(builder.method(method).body(()).map_err(build)?)
+            }
+        };
         answer
             .and_then(read)
             .map_err(|error| Fault(error.to_string()))

@@ -10,7 +10,7 @@ use super::ServeFault;
 use crate::auth::{Keyrings, Revoked};
 use crate::config::{Config, RoleName, is_loopback};
 use crate::engine::settings::{LOOPBACK, Settings, SharedSettings};
-use crate::engine::{EngineParts, Homes, NodeTag, Operators, Role, ShardId};
+use crate::engine::{EngineParts, Homes, NodeName, Operators, Role, ShardId};
 use crate::limits::{self, Found};
 use crate::metrics::Board;
 use crate::presence::{FollowerOptions, OpenReport, Presence, StoreFolder, StoreOptions};
@@ -202,7 +202,7 @@ impl Common {
             // Its bridge hears of transitions by the fleet's database.
             has_webhooks: self.config.webhooks.are_on() && self.config.role != RoleName::Fleet,
             homes: self.homes.clone(),
-            tag: (self.config.role == RoleName::Fleet).then(|| NodeTag::of(http)),
+            name: (self.config.role == RoleName::Fleet).then(|| NodeName::of(http)),
             board: Arc::clone(&self.board),
             now,
         };

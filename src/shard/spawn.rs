@@ -369,7 +369,7 @@ mod tests {
             mirrors: 0,
             has_webhooks: false,
             homes: crate::engine::Homes::default(),
-            tag: None,
+            name: None,
             board: Arc::clone(&board),
             now,
         };

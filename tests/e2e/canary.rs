@@ -29,6 +29,7 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("POST", "/v1/streams/held", r#"{"users":["bob"]}"#),
     ("GET", "/v1/streams?user=bob", ""),
     ("GET", "/v1/node/streams", ""),
+    ("GET", "/v1/node/streams/{id}", ""),
     ("GET", "/v1/streams/{id}", ""),
     ("DELETE", "/v1/streams/{id}", ""),
     ("GET", "/v1/online?prefix=b", ""),

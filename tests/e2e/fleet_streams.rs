@@ -108,9 +108,13 @@ fn a_node_answers_another_for_itself_alone_and_nobody_else() {
 }
 
 fn get_as(node: &Server, target: &str, token: &str) -> Answer {
+    call_as(node, "GET", target, token)
+}
+
+fn call_as(node: &Server, method: &str, target: &str, token: &str) -> Answer {
     let mut conn = node.connect();
     let header = format!("Host: e2e\r\nAuthorization: Bearer {token}\r\n");
-    conn.send(format!("GET {target} HTTP/1.1\r\n{header}\r\n").as_bytes());
+    conn.send(format!("{method} {target} HTTP/1.1\r\n{header}\r\n").as_bytes());
     conn.answer()
 }
 
@@ -211,6 +215,41 @@ fn what_is_said_of_a_stream_reaches_it_by_any_node() {
         let (his, _) = walked(&nodes[1], 10, "&user=bob");
         his.is_empty().then_some(())
     });
+}
+
+#[test]
+fn an_operator_sees_and_ends_a_stream_by_any_node() {
+    let Some(fleet) = fleet() else { return };
+    let nodes = [fleet.node(), fleet.node()];
+    for node in &nodes {
+        node.expect_metric("greendot_fleet_nodes", |seen| seen == 2.0);
+    }
+    let (mut stream, id) = opened(&nodes[0], "user=bob&watch=alice");
+    let target = format!("/v1/streams/{id}");
+    for node in &nodes {
+        let (status, seen) = (node.get(&target).status, node.get(&target).json());
+        let what = ["stream", "user", "watching"].map(|name| seen[name].clone());
+        assert_eq!((status, what), (200, [json!(id), json!("bob"), json!(1)]));
+    }
+    // Whoever may not end it here may not end it there, nor ask as nodes do.
+    let token = FleetKey::new([0x11; 32]).service_token();
+    for target in [&target, &format!("/v1/node/streams/{id}")] {
+        let answer = call_as(&nodes[1], "DELETE", target, "gds_nobody");
+        assert_eq!(answer.status, 401, "{target}: {}", answer.text());
+    }
+    let answer = call_as(&nodes[1], "DELETE", &target, &token);
+    assert_eq!((answer.status, answer.text()), (204, String::new()));
+    let told = stream.rest();
+    let last = told.last().expect("a goodbye");
+    assert_eq!(
+        (&*last.kind, &last.data["reason"]),
+        ("goodbye", &json!("ended"))
+    );
+    for node in &nodes {
+        let answer = call_as(node, "DELETE", &target, &token);
+        answer.expect_problem(404, "unknown-stream");
+        node.get(&target).expect_problem(404, "unknown-stream");
+    }
 }
 
 #[test]

@@ -50,8 +50,7 @@ fn ends(world: &mut World, shard: usize, id: &str) -> String {
     )
 }
 
-const UNKNOWN: &str =
-    "no stream with this id is open on this node; GET /v1/streams lists those that are";
+const UNKNOWN: &str = "no stream with this id is open; GET /v1/streams lists those that are";
 
 fn unknown() -> String {
     let title = "No such stream is open";

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use greendot::engine::{Forward, Forwarded, Mail, NodeTag, Outbound, Role};
+use greendot::engine::{Forward, Forwarded, Mail, NodeName, Onward, Outbound, Role, Shows};
 use greendot::metrics::Counter;
 use greendot::wire::nodes::Nodes;
+use greendot::wire::request::Method;
 
 use super::harness::{NO_CONTENT, OWN_HTTP, Peer, RETRY_AFTER, World, json, problem};
 
@@ -18,8 +19,8 @@ fn world() -> World {
     world
 }
 
-fn other() -> NodeTag {
-    NodeTag::of(([10, 0, 0, 1], 8080).into())
+fn other() -> NodeName {
+    NodeName::of(([10, 0, 0, 1], 8080).into())
 }
 
 /// The id of a stream that another node has.
@@ -35,6 +36,17 @@ fn forwards(world: &mut World) -> Vec<Forward> {
         _ => None,
     });
     forwards.collect()
+}
+
+/// Who has said goodbye here since the last look.
+fn goodbyes(world: &mut World) -> Vec<String> {
+    let outbound = world.outbound().into_iter();
+    let users = outbound.filter_map(|(_, outbound)| match outbound {
+        Outbound::Goodbyes(goodbyes) => Some(goodbyes),
+        _ => None,
+    });
+    let users = users.flatten().map(|(user, _)| user.as_str().to_owned());
+    users.collect()
 }
 
 /// What the client is told when that has come of its only call.
@@ -75,19 +87,136 @@ fn a_call_about_another_nodes_stream_is_sent_there_as_it_came() {
             panic!("{path} is forwarded");
         };
         let path = target.split('?').next().expect("a path");
-        assert_eq!((forward.node, &*forward.post.path), (other(), path));
-        assert_eq!(forward.post.host.as_deref(), Some("here"));
-        assert_eq!(forward.post.authorization.as_deref(), Some("Bearer a.b.c"));
-        assert_eq!(&*forward.post.body, body.as_bytes());
+        let expected = Onward {
+            method: Method::Post,
+            path: path.into(),
+            host: Some("here".into()),
+            shows: Shows::Callers(Some("Bearer a.b.c".into())),
+            body: body.as_bytes().into(),
+        };
+        assert_eq!((forward.node, &forward.request), (other(), &expected));
         assert_eq!(world.taken(client), "", "it waits");
     }
     assert_eq!(world.count(0, Counter::CallsForwarded), 4);
 }
 
+/// Bytes that a header may have here and that no client of ours sends on.
+#[test]
+fn what_is_not_plain_is_left_out() {
+    let mut world = world();
+    let target = format!("/v1/stream/{}/beat", elsewhere());
+    for (line, shown) in [
+        ("Authorization: Bearer a\r\n", Some("Bearer a")),
+        ("Authorization: Bearer \u{e4}\r\n", None),
+        ("Authorization: Bearer a\tb\r\n", None),
+        ("", None),
+    ] {
+        let client = world.connect(0);
+        let head = format!("POST {target} HTTP/1.1\r\nHost: here\r\n{line}\r\n");
+        world.send(client, head);
+        let [forward] = &forwards(&mut world)[..] else {
+            panic!("{line:?} is forwarded: {}", world.received(client));
+        };
+        let shown = Shows::Callers(shown.map(Box::from));
+        assert_eq!(forward.request.shows, shown, "{line:?}");
+    }
+}
+
+#[test]
+fn an_operators_call_is_judged_here_and_sent_with_the_fleets_token() {
+    let mut world = world();
+    let key = world.key().service_token();
+    let id = elsewhere();
+    for (verb, method) in [
+        ("GET", Method::Get),
+        ("HEAD", Method::Get),
+        ("DELETE", Method::Delete),
+    ] {
+        let client = world.connect(0);
+        let lines = format!("Host: here\r\nAuthorization: Bearer {key}\r\n");
+        world.send(
+            client,
+            format!("{verb} /v1/streams/{id}?x=y HTTP/1.1\r\n{lines}\r\n"),
+        );
+        let [forward] = &forwards(&mut world)[..] else {
+            panic!("{verb} is forwarded");
+        };
+        let expected = Onward {
+            method,
+            path: format!("/v1/node/streams/{id}").into(),
+            host: None,
+            shows: Shows::Fleets,
+            body: Box::default(),
+        };
+        assert_eq!((forward.node, &forward.request), (other(), &expected));
+    }
+    // Nobody else's is sent anywhere.
+    let client = world.connect(0);
+    world.send(
+        client,
+        format!("DELETE /v1/streams/{id} HTTP/1.1\r\nHost: here\r\n\r\n"),
+    );
+    assert!(world.received(client).starts_with("HTTP/1.1 401 "));
+    // Nor what a node sends, who is told of this node's own streams alone.
+    let client = world.connect(0);
+    let lines = format!("Host: here\r\nVia: 1.1 greendot\r\nAuthorization: Bearer {key}\r\n");
+    world.send(
+        client,
+        format!("GET /v1/node/streams/{id} HTTP/1.1\r\n{lines}\r\n"),
+    );
+    assert!(world.received(client).starts_with("HTTP/1.1 404 "));
+    assert_eq!(forwards(&mut world), []);
+}
+
+#[test]
+fn a_call_that_nobody_answers_is_given_up_and_its_goodbye_said_here() {
+    let mut world = world();
+    let edit = world.connect(0);
+    world.post(
+        edit,
+        &format!("/v1/stream/{}/watch", elsewhere()),
+        "{\"add\":[\"bob\"]}",
+    );
+    let said = |users: &str| format!("{{\"stream\":\"{}\"{users}}}", elsewhere());
+    let goodbye = world.connect(0);
+    world.post(goodbye, "/v1/leave", &said(",\"users\":[\"bob\"]"));
+    let nobodys = world.connect(0);
+    world.post(nobodys, "/v1/leave", &said(""));
+    let late = forwards(&mut world);
+    assert_eq!(late.len(), 3);
+    world.pass(9_900);
+    assert_eq!(
+        world.taken(edit) + &world.taken(goodbye) + &world.taken(nobodys),
+        ""
+    );
+    world.pass(200);
+    for peer in [edit, nobodys] {
+        let answer = world.taken(peer);
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        let detail = "the node that has the stream has not answered; it may have happened";
+        assert!(
+            answer.contains(detail) && answer.contains("Connection: close\r\n"),
+            "{answer}"
+        );
+    }
+    assert!(world.taken(goodbye).starts_with("HTTP/1.1 204 "));
+    assert_eq!(goodbyes(&mut world), ["bob"]);
+    // What comes of them later is nobody's.
+    for forward in late {
+        let (conn, told) = (forward.asker.conn, Arc::new(Forwarded::Nobody));
+        world.tell_all(&Mail::Forwarded { conn, told });
+    }
+    assert_eq!(
+        world.taken(edit) + &world.taken(goodbye) + &world.taken(nobodys),
+        ""
+    );
+    assert_eq!(goodbyes(&mut world), [] as [String; 0]);
+}
+
 #[test]
 fn what_comes_of_it_is_told_as_the_other_node_tells_it() {
     let busy = "as many calls wait for other nodes as may; send it again";
-    let gone = "the node that had the stream has gone, and the stream with it; open it anew";
+    let gone = "the node that had the stream has gone, and the stream with it";
     let silent = "the node that has the stream has not answered; it may have happened";
     let overloaded = |detail: &str| {
         let title = "The server is at a limit";
@@ -141,7 +270,7 @@ fn what_is_this_nodes_own_or_nobodys_stays() {
     let (_, id) = hello.split_once("\"stream\":\"").expect(&hello);
     let id = id.split('"').next().expect("an id").to_owned();
     assert!(
-        id.starts_with(&format!("{}.0.", NodeTag::of(OWN_HTTP))),
+        id.starts_with(&format!("{}.0.", NodeName::of(OWN_HTTP))),
         "{id}"
     );
     let client = world.connect(0);
@@ -152,7 +281,7 @@ fn what_is_this_nodes_own_or_nobodys_stays() {
     );
     world.expect(client, json("{\"watching\":2}"));
     let unnamed = "3.51.7.00112233445566778899aabbccddeeff";
-    let of_another_life = format!("{}.{unnamed}", NodeTag::of(OWN_HTTP));
+    let of_another_life = format!("{}.{unnamed}", NodeName::of(OWN_HTTP));
     let detail = "no stream with this id is open; a stream's id is in its hello event and ends \
                   with it";
     for id in [unnamed, &of_another_life, "nonsense", "01234567.nonsense"] {
@@ -178,15 +307,6 @@ fn what_is_this_nodes_own_or_nobodys_stays() {
 #[test]
 fn a_goodbye_is_said_here_if_the_node_that_has_its_stream_has_gone() {
     let said = |users: &str| format!("{{\"stream\":\"{}\"{users}}}", elsewhere());
-    let goodbyes = |world: &mut World| {
-        let outbound = world.outbound().into_iter();
-        let users = outbound.filter_map(|(_, outbound)| match outbound {
-            Outbound::Goodbyes(goodbyes) => Some(goodbyes),
-            _ => None,
-        });
-        let users = users.flatten().map(|(user, _)| user.as_str().to_owned());
-        users.collect::<Vec<String>>()
-    };
     for outcome in [Forwarded::Nobody, Forwarded::Busy, Forwarded::Silent] {
         let mut world = world();
         let client = world.connect(0);

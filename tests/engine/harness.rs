@@ -15,7 +15,7 @@ use greendot::auth::{Identity, Keyring, Keyrings, Revoked, ServiceKeys};
 use greendot::engine::settings::Settings;
 use greendot::engine::turn::{Budgets, Driver, Edge, Order};
 use greendot::engine::{
-    Engine, EngineParts, Entrance, Homes, Mail, NodeTag, Operators, Outbound, Refused, Role,
+    Engine, EngineParts, Entrance, Homes, Mail, NodeName, Operators, Outbound, Refused, Role,
     Verdict,
 };
 use greendot::metrics::{Board, Counter, Gauge};
@@ -325,7 +325,7 @@ impl World {
                 mirrors: self.mirrors,
                 has_webhooks: false,
                 homes: self.homes.clone(),
-                tag: matches!(self.role, Role::Fleet(_)).then(|| NodeTag::of(OWN_HTTP)),
+                name: matches!(self.role, Role::Fleet(_)).then(|| NodeName::of(OWN_HTTP)),
                 board: board.clone(),
                 now: self.now(),
             };

@@ -398,7 +398,7 @@ impl World {
                 mirrors: 0,
                 has_webhooks: false,
                 homes: greendot::engine::Homes::default(),
-                tag: None,
+                name: None,
                 board: board.clone(),
                 now,
             };

@@ -46,6 +46,13 @@ pub(super) fn audit<'u>(caller: &Caller, deed: Deed, users: impl Iterator<Item =
     }
 }
 
+/// Writes the line of a stream that another node of the fleet is to end, by its id without what
+/// makes it a secret. That node writes a line of its own, which names a node.
+pub(super) fn audit_end_elsewhere(by: &str, stream: &str) {
+    let stream = stream.rsplit_once('.').map_or("", |(named, _)| named);
+    tracing::info!(service = by, %stream, "audit: asked a node to end a stream");
+}
+
 /// Writes the line of a stream that was ended, by its id without what makes it a secret.
 pub(super) fn audit_end(by: &str, shard: ShardId, id: ConnId, user: Option<User<'_>>) {
     let stream = format!("{shard}.{}.{}", id.index, id.generation);

@@ -2,18 +2,20 @@
 //! answers it.
 //!
 //! Owns which calls these are, and how long they wait. So a balancer may send any call to any node.
-//! The other node judges all of it, who calls included: what is sent is the request as it came.
+//! The other node judges all of it, who calls included: what is sent is the request as it came. Of
+//! operators' calls this node judges who calls, for the other may know no such service.
 
+use super::audit::audit_end_elsewhere;
 use super::caller::Caller;
 use super::refused::Refused;
 use super::served::{RETRY_AFTER, Served, Then, Waits, overloaded};
 use super::stream_id;
-use super::table::Row;
+use super::table::{NODE_STREAMS, Row};
 use crate::auth::Shown;
 use crate::engine::conn::pending::Pending;
 use crate::engine::errand::{Asker, Goodbye, Verdict};
 use crate::engine::parts::Engine;
-use crate::engine::upstream::{Forward, Forwarded, Outbound, Post};
+use crate::engine::upstream::{Forward, Forwarded, Onward, Outbound, Shows};
 use crate::metrics::{Call, Counter};
 use crate::realtime::ConnId;
 use crate::time::Now;
@@ -25,7 +27,7 @@ impl Engine {
     /// The id of one of this shard's streams.
     pub(super) fn id_of(&self, id: ConnId) -> String {
         let node = &self.node;
-        stream_id::write(&node.secret, node.tag, node.shard, id)
+        stream_id::write(&node.secret, node.name, node.shard, id)
     }
 
     /// Sends a call on if it is about a stream of another node. None: it is not.
@@ -38,9 +40,10 @@ impl Engine {
         caller: &Caller,
         now: Now,
     ) -> Option<Served> {
-        let own = self.node.tag?;
+        let own = self.node.name?;
         let (stream, left) = match row.call {
             Call::StreamWatch | Call::StreamToken | Call::StreamBeat => (Some(segment), None),
+            Call::StreamsOne | Call::StreamsCut => (Some(segment), None),
             Call::Leave => {
                 // What is wrong with it is told by who serves it.
                 let left = parse_leave(body, self.settings.query_users_max).ok()?;
@@ -56,13 +59,30 @@ impl Engine {
             // One that is reached where another one answers would be sent it for ever.
             return None;
         }
-        let waits = left.map(|left| self.leaves(left, caller));
-        let authorization = self.authorization(head);
-        let body = match row.call {
-            // It takes none.
-            Call::StreamToken => Box::default(),
-            _ => body.into(),
+        let request = match row.call {
+            Call::StreamsOne | Call::StreamsCut => Onward {
+                method: row.method,
+                path: format!("{NODE_STREAMS}/{stream}").into(),
+                host: None,
+                shows: Shows::Fleets,
+                body: Box::default(),
+            },
+            call => Onward {
+                method: row.method,
+                path: head.path.into(),
+                host: head.host.map(Box::from),
+                shows: Shows::Callers(self.authorization(head)),
+                body: match call {
+                    // It takes none.
+                    Call::StreamToken => Box::default(),
+                    _ => body.into(),
+                },
+            },
         };
+        if row.call == Call::StreamsCut {
+            audit_end_elsewhere(&caller.name(), stream);
+        }
+        let waits = left.map(|left| self.leaves(left, caller));
         let upstream = self.upstream.as_mut()?;
         let until = now.mono.plus_ms(self.settings.request_deadline_ms);
         upstream
@@ -74,12 +94,7 @@ impl Engine {
                     until,
                 },
                 node,
-                post: Post {
-                    path: head.path.into(),
-                    host: head.host.filter(|host| is_plain(host)).map(Box::from),
-                    authorization,
-                    body,
-                },
+                request,
             })));
         self.counters.add(Counter::CallsForwarded, 1);
         Some(Served::Parked {
@@ -136,8 +151,7 @@ impl Engine {
         }
         let answer = match told {
             Forwarded::Nobody => {
-                let detail = "the node that had the stream has gone, and the stream with it; open \
-                              it anew";
+                let detail = "the node that had the stream has gone, and the stream with it";
                 Answer::problem(problems::UNKNOWN_STREAM, detail)
             }
             Forwarded::Busy => {

@@ -8,16 +8,16 @@ use std::fmt::Write;
 use constant_time_eq::constant_time_eq_16;
 
 use crate::engine::mail::ShardId;
-use crate::engine::upstream::NodeTag;
+use crate::engine::upstream::NodeName;
 use crate::realtime::ConnId;
 
 /// Longest text of an id: its node, three numbers, the tag and four dots.
-const TEXT_BYTES_MAX: usize = NodeTag::TEXT_BYTES + 5 + 10 + 10 + 32 + 4;
+const TEXT_BYTES_MAX: usize = NodeName::TEXT_BYTES + 5 + 10 + 10 + 32 + 4;
 
 /// The id of a stream.
 pub(super) fn write(
     secret: &[u8; 32],
-    node: Option<NodeTag>,
+    node: Option<NodeName>,
     shard: ShardId,
     id: ConnId,
 ) -> String {
@@ -36,14 +36,14 @@ pub(super) fn parse(secret: &[u8; 32], text: &str) -> Option<(ShardId, ConnId)> 
 }
 
 /// The node of a fleet that an id names. None: none, or it is no id.
-pub(super) fn node(text: &str) -> Option<NodeTag> {
+pub(super) fn node(text: &str) -> Option<NodeName> {
     let (node, rest) = node_and_rest(text);
     node.filter(|_| split(rest).is_some())
 }
 
-fn node_and_rest(text: &str) -> (Option<NodeTag>, &str) {
+fn node_and_rest(text: &str) -> (Option<NodeName>, &str) {
     let parts = text.split_once('.');
-    let named = parts.and_then(|(node, rest)| Some((NodeTag::parse(node)?, rest)));
+    let named = parts.and_then(|(node, rest)| Some((NodeName::parse(node)?, rest)));
     // Without one the first number is a shard's, which is shorter.
     named.map_or((None, text), |(node, rest)| (Some(node), rest))
 }
@@ -93,19 +93,19 @@ mod tests {
 
     #[test]
     fn in_a_fleet_an_id_names_its_node() {
-        let tag = NodeTag::of("10.0.0.1:8080".parse().unwrap());
-        let text = write(&[7; 32], Some(tag), 2, ID);
-        assert!(text.starts_with(&format!("{tag}.2.51.7.")), "{text}");
+        let name = NodeName::of("10.0.0.1:8080".parse().unwrap());
+        let text = write(&[7; 32], Some(name), 2, ID);
+        assert!(text.starts_with(&format!("{name}.2.51.7.")), "{text}");
         assert_eq!(
             (parse(&[7; 32], &text), node(&text)),
-            (Some((2, ID)), Some(tag))
+            (Some((2, ID)), Some(name))
         );
-        assert_eq!(node(&format!("{tag}.2.51.7")), None, "it is no id");
+        assert_eq!(node(&format!("{name}.2.51.7")), None, "it is no id");
         let longest = ConnId {
             index: u32::MAX,
             generation: u32::MAX,
         };
-        let text = write(&[7; 32], Some(tag), ShardId::MAX, longest);
+        let text = write(&[7; 32], Some(name), ShardId::MAX, longest);
         assert_eq!(text.len(), TEXT_BYTES_MAX);
     }
 

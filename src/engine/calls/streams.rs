@@ -1,5 +1,5 @@
-//! `GET /v1/streams`, `GET /v1/node/streams`, `GET` and `DELETE /v1/streams/{stream}`: operators
-//! see who is connected, and end a stream.
+//! `GET /v1/streams`, `GET` and `DELETE /v1/streams/{stream}`: operators see who is connected, and
+//! end a stream. Other nodes of the fleet ask the same below `/v1/node/streams`.
 //!
 //! Owns both ends: the request, which asks one shard after the other, and what a shard tells of its
 //! streams. Streams have no index by user, which would cost each of them memory: a shard looks
@@ -146,7 +146,7 @@ fn begin(engine: &mut Engine, conn: ConnId, page: Page, in_fleet: bool, now: Now
     parked(Then::Streams(Box::new(listing)), Asker { until, ..asker })
 }
 
-/// `GET /v1/streams/{stream}`.
+/// `GET /v1/streams/{stream}`, and `GET /v1/node/streams/{stream}`.
 pub(super) fn one(engine: &mut Engine, conn: ConnId, stream: &str, _: &Caller, now: Now) -> Served {
     let Some((shard, stream)) = stream_id::parse(&engine.node.secret, stream) else {
         return unknown().into();
@@ -160,7 +160,7 @@ pub(super) fn one(engine: &mut Engine, conn: ConnId, stream: &str, _: &Caller, n
     parked(Then::Described, asker)
 }
 
-/// `DELETE /v1/streams/{stream}`.
+/// `DELETE /v1/streams/{stream}`, and `DELETE /v1/node/streams/{stream}`.
 pub(super) fn end(
     engine: &mut Engine,
     conn: ConnId,
@@ -196,8 +196,7 @@ fn described(sought: &Sought) -> Answer {
 }
 
 fn unknown() -> Answer {
-    let detail =
-        "no stream with this id is open on this node; GET /v1/streams lists those that are";
+    let detail = "no stream with this id is open; GET /v1/streams lists those that are";
     Answer::problem(problems::UNKNOWN_STREAM, detail)
 }
 

@@ -22,7 +22,7 @@ use hashbrown::HashSet;
 pub use abroad::{NodeAsk, NodeStreams, StreamsAsk};
 pub use answers::adopt_answers;
 pub use delivery::{SAMPLE_MS, Sample};
-pub use forward::{Forward, Forwarded, NodeTag, Post};
+pub use forward::{Forward, Forwarded, NodeName, Onward, Shows};
 pub use hooked::{HookOrder, HookReport, HookState, HookStates};
 pub use outbound::{Datagrams, Erasure, Holders, LoggedOut, Outbound, Say};
 pub(super) use passing::Room;

@@ -243,7 +243,7 @@ impl Restarts {
                     mirrors: 0,
                     has_webhooks: false,
                     homes: greendot::engine::Homes::default(),
-                    tag: None,
+                    name: None,
                     board: Arc::clone(&board),
                     now,
                 },

@@ -210,7 +210,7 @@ impl Split {
                     mirrors,
                     has_webhooks: false,
                     homes: greendot::engine::Homes::default(),
-                    tag: None,
+                    name: None,
                     board: Arc::clone(&board),
                     now,
                 },

@@ -82,6 +82,8 @@ static TABLE: &[Row] = &[
     inner(Post, "/v1/streams/end", StreamsEnd,   Mirrors, Peers(Admin),   Allowed, Parts(end)),
     inner(Get, STREAMS,           StreamsList, Streams, Here(Admin), Allowed, Walks(ByUser, list)),
     row(Get, NODE_STREAMS,         StreamsList,  Streams, Nodes, Allowed, Walks(ByUser, own)),
+    row(Get, NODE_STREAM,          StreamsOne,   Streams, Nodes,          Allowed, InPath(seen)),
+    row(Delete, NODE_STREAM,       StreamsCut,   Streams, Nodes,          Allowed, InPath(cut)),
     inner(Get, ONE_STREAM,         StreamsOne,   Streams, Here(Admin),    Allowed, InPath(seen)),
     inner(Delete, ONE_STREAM,      StreamsCut,   Streams, Services(Admin), Allowed, InPath(cut)),
     inner(Get, ONLINE,             Online, Shares, Here(Admin), Allowed, Walks(ByPrefix, online)),
@@ -123,7 +125,8 @@ const PINNED_ELEMENT: &str = "/client/{version}/green-dot.js";
 const STREAM: &str = "/v1/stream";
 const STREAMS: &str = "/v1/streams";
 /// What nodes of a fleet ask each other.
-const NODE_STREAMS: &str = "/v1/node/streams";
+pub(super) const NODE_STREAMS: &str = "/v1/node/streams";
+const NODE_STREAM: &str = "/v1/node/streams/{stream}";
 const ONE_STREAM: &str = "/v1/streams/{stream}";
 const ONLINE: &str = "/v1/online";
 const STREAM_WATCH: &str = "/v1/stream/{stream}/watch";
