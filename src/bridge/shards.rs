@@ -17,7 +17,7 @@ use super::neighbours::Neighbours;
 use super::story::Story;
 use crate::engine::{Asker, Came, Mail, Outbound, Part, Passed, Taken, Wanted, own_in_fleet};
 use crate::fleet::flags::Saying;
-use crate::fleet::member::{Local, Member, Standing, Ticket};
+use crate::fleet::member::{Counts, Local, Member, Standing, Ticket};
 use crate::fleet::traffic::{Command, Event};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::slot::Slot;
@@ -60,8 +60,8 @@ pub struct Shards {
     has_joined: bool,
     /// It has been said that the fleet is another one now.
     disagrees: bool,
-    /// Users of whom Redis has been told, as far as the metrics show it.
-    said: u64,
+    /// What has happened, as far as the metrics show it.
+    shown: Counts,
     story: Story,
 }
 
@@ -121,7 +121,7 @@ impl Shards {
             look_again: None,
             has_joined: false,
             disagrees: false,
-            said: 0,
+            shown: Counts::default(),
             story: Story::default(),
             feed: Feed {
                 birth,
@@ -274,9 +274,21 @@ impl Shards {
             );
         }
         self.disagrees = disagreement.is_some();
-        let said = self.member.counts().said;
-        let written = said - std::mem::replace(&mut self.said, said);
-        self.board.process.add(Counter::FleetWrites, written);
+        if let Some(text) = self.member.take_refusal() {
+            self.story.refused(&text, now.mono);
+        }
+        let counts = *self.member.counts();
+        let shown = std::mem::replace(&mut self.shown, counts);
+        for (counter, by) in [
+            (Counter::FleetWrites, counts.said - shown.said),
+            (Counter::FleetRefused, counts.refused - shown.refused),
+            (
+                Counter::FleetSaidDropped,
+                counts.acts_dropped - shown.acts_dropped,
+            ),
+        ] {
+            self.board.process.add(counter, by);
+        }
         let figures = self.link.get().map(Observer::figures).unwrap_or_default();
         for (gauge, value) in [
             (Gauge::FleetStanding, standing),

@@ -3,6 +3,10 @@
 //! Owns what has been said. Decides nothing.
 
 use crate::fleet::member::Standing;
+use crate::time::Mono;
+
+/// What Redis refuses is said once in so many ms.
+const REFUSED_MS: u64 = 10_000;
 
 /// What was said last.
 #[derive(Debug, Default)]
@@ -10,6 +14,7 @@ pub(super) struct Story {
     has_joined: bool,
     is_away: bool,
     lives: u64,
+    refused_at: Option<Mono>,
 }
 
 /// Something that the log says.
@@ -39,6 +44,18 @@ impl Story {
                 ),
                 Line::Back => tracing::info!(nodes, "the fleet's database is back"),
             }
+        }
+    }
+
+    /// Redis has refused something: of which key, and in which words.
+    pub(super) fn refused(&mut self, text: &str, now: Mono) {
+        let is_recent = |at: &Mono| now.ms_since(*at) < REFUSED_MS;
+        if self.refused_at.filter(is_recent).is_none() {
+            self.refused_at = Some(now);
+            tracing::warn!(
+                "Redis refuses what this node says or asks, and its users may be told as they \
+                 were: {text}"
+            );
         }
     }
 

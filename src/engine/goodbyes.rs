@@ -329,14 +329,16 @@ impl Engine {
         self.conns.end(id, why, now.mono, &mut self.counters);
     }
 
-    /// At a real-time node: a stream has ended for a log-out. What it has beaten since that was
-    /// said counts no more, unless another stream is open.
+    /// Where a log-out is told to its shards when it has been done: a stream has ended for it. What
+    /// it has beaten since that was said counts no more, unless another stream is open.
     fn gone_with_the_rest(&mut self, slot: Option<u32>, now: Now) {
-        if let Some(slot) = slot.map(Slot::new)
-            && self.node.role.passes_on()
-            && !self.is_held(slot)
-        {
+        let Some(slot) = slot.map(Slot::new).filter(|slot| !self.is_held(*slot)) else {
+            return;
+        };
+        if self.node.role.passes_on() {
             self.pass_on(slot, 0, now);
+        } else if self.posts.has_bridge() {
+            self.heard.record_leave(slot, Unix::LATEST, now);
         }
     }
 }

@@ -35,6 +35,11 @@ local function refuse(code, detail)
   return redis.error_reply(code .. ' ' .. detail)
 end
 
+-- A field of so many bytes; nil if it is none of ours, whoever has put it there.
+local function sound(value, bytes)
+  return value and #value == bytes and value or nil
+end
+
 local function meta_of(value, birth)
   if not value then
     return birth, 0, 0, 0
@@ -57,6 +62,9 @@ local function shown(flags)
 end
 
 local function life_of(value)
+  if not sound(value, 11) then
+    return nil
+  end
   local state, k, count = struct.unpack('>c1I6I4', value)
   return { state = state, k = k, count = count }
 end
@@ -191,7 +199,8 @@ local function vouch(keys, args)
     fields[i] = args[i]
   end
   local had = redis.call('HMGET', hot, unpack(fields))
-  local own = had[2] and life_of(had[2])
+  had[1] = sound(had[1], 26)
+  local own = life_of(had[2])
   if mode == 'r' then
     if not own or own.state ~= 'F' then
       return refuse('GDLIFE', 'a reaper withdraws for a fenced life only')
@@ -218,7 +227,7 @@ local function vouch(keys, args)
     local found = lives[of]
     if found == nil then
       local value = redis.call('HGET', hot, LIFE .. of)
-      found = value and life_of(value) or false
+      found = life_of(value) or false
       lives[of] = found
     end
     if found then
@@ -454,9 +463,9 @@ local function fence(keys, args)
     return refuse('GDLATE', string.format('%.0f', now))
   end
   local had = redis.call('HMGET', hot, META, LIFE .. life, FENCES)
-  local own = had[2] and life_of(had[2]) or { state = 'A', k = 0, count = 0 }
+  local own = life_of(had[2]) or { state = 'A', k = 0, count = 0 }
   local seq, last_since, last_left
-  birth, seq, last_since, last_left = meta_of(had[1], birth)
+  birth, seq, last_since, last_left = meta_of(sound(had[1], 26), birth)
   if own.state == 'A' then
     -- One of more than an hour ago whose users are all gone is needed no more: what is older than
     -- that is late.
@@ -464,8 +473,8 @@ local function fence(keys, args)
     for at = 1, #(had[3] or ''), 10 do
       local of, fenced_at = struct.unpack('>c4I6', had[3], at)
       local is_old = now - fenced_at > HOUR_MS
-      local value = is_old and redis.call('HGET', hot, LIFE .. of)
-      if is_old and (not value or life_of(value).count == 0) then
+      local found = is_old and life_of(redis.call('HGET', hot, LIFE .. of))
+      if is_old and (not found or found.count == 0) then
         dropped[#dropped + 1] = LIFE .. of
       else
         kept[#kept + 1] = string.sub(had[3], at, at + 9)
@@ -509,7 +518,7 @@ local function renew(keys, args)
       dropped[#dropped + 1] = field
     elseif field == life then
       own = value
-    elseif now - struct.unpack('>I6', value) > HOUR_MS then
+    elseif math.abs(now - struct.unpack('>I6', value)) > HOUR_MS then
       dropped[#dropped + 1] = field
     else
       others[#others + 1] = field

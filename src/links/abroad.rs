@@ -282,7 +282,6 @@ mod tests {
 
     use super::*;
     use crate::engine::{Asker, NodeName, Shows};
-    use crate::realtime::ConnId;
     use crate::wire::request::Method;
 
     fn call(body: &str) -> Onward {
@@ -308,16 +307,14 @@ mod tests {
 
     /// One that waits for a minute, and is the `conn`th.
     fn forward(request: Onward, conn: u32) -> Forward {
-        let conn = ConnId {
-            index: conn,
-            generation: 0,
+        let mut asker = Asker {
+            shard: 0,
+            conn: Default::default(),
+            until: boottime().plus_ms(60_000),
         };
+        asker.conn.index = conn;
         Forward {
-            asker: Asker {
-                shard: 0,
-                conn,
-                until: boottime().plus_ms(60_000),
-            },
+            asker,
             node: NodeName::of(([10, 0, 0, 1], 80).into()),
             request,
         }

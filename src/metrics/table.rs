@@ -385,6 +385,10 @@ table! {
      because by UDP they did not arrive" { RelayBundled }
     Process Count "fleet_writes" "Users of whom this node has told the fleet's database something: \
                                   that they came, went, or said goodbye" { FleetWrites }
+    Process Count "fleet_refused" "Commands that Redis refused, and answers of it that nobody can \
+                                   read; the log has the words" { FleetRefused }
+    Process Count "fleet_said_dropped" "Goodbyes, log-outs, statuses and erasures that were given \
+                                        up, because too many waited for Redis" { FleetSaidDropped }
     Process Count "fleet_datagrams" "Datagrams handed to the kernel for other nodes of the \
                                      fleet" { FleetDatagrams }
     Process Count "fleet_datagrams_lost" "Datagrams for other nodes of the fleet that the kernel \

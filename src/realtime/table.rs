@@ -11,7 +11,7 @@ use super::give_back;
 
 /// Names one life of one connection: `index` is dense and reused, `generation` tells the lives
 /// apart, so that a late event finds nobody rather than a stranger.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ConnId {
     /// Place in the table.
     pub index: u32,

@@ -8,7 +8,7 @@ use greendot::fleet::flags::{Saying, UserFlags};
 use greendot::fleet::held::{Gone, Here, Kinds};
 use greendot::fleet::member::{Layout, Local, Member, Settings, Standing, Ticket};
 use greendot::fleet::partition::{LAYOUT as LAYOUT_KEY, Partition, Partitions, bucket_of};
-use greendot::fleet::traffic::{Command, Event, Failed, Server, Tag, To};
+use greendot::fleet::traffic::{Command, Event, Failed, Reply, Server, Tag, To};
 use greendot::fleet::{Birth, Life};
 use greendot::status::Status;
 use greendot::time::{Mono, Now, Unix};
@@ -30,6 +30,11 @@ struct One {
     /// And answers by so much more than what it publishes.
     answers_late_ms: u64,
     late: VecDeque<(u64, Event)>,
+    /// No message comes.
+    is_deaf: bool,
+    /// A command that servers refuse, and in which words; how often they have.
+    refuses: Option<(&'static str, &'static str)>,
+    refused: u32,
     /// The node's clock is behind those of the servers.
     slow_ms: u64,
 }
@@ -58,15 +63,23 @@ impl One {
             late_ms: 0,
             answers_late_ms: 0,
             late: VecDeque::new(),
+            is_deaf: false,
+            refuses: None,
+            refused: 0,
             slow_ms: 0,
         };
-        for partition in one.partitions.all() {
-            let server = Server(one.process(partition) as u32);
-            let event = Event::Subscribed { partition, server };
-            one.member.handle_event(event, now);
-        }
+        one.subscribe();
         one.pass(3_000);
         one
+    }
+
+    /// All channels are heard from now on.
+    fn subscribe(&mut self) {
+        for partition in self.partitions.all() {
+            let server = Server(self.process(partition) as u32);
+            let event = Event::Subscribed { partition, server };
+            self.member.handle_event(event, self.now());
+        }
     }
 
     fn process(&self, partition: Partition) -> usize {
@@ -117,9 +130,24 @@ impl One {
         };
         let process = self.cluster.process_of(&key);
         let unix_ms = EPOCH_MS + self.ms;
+        let server = Server(process as u32);
+        let is_refused = |(name, _): &(&str, &str)| {
+            let mut calls = command.calls.iter();
+            calls.any(|call| call.words().next() == Some(name.as_bytes()))
+        };
+        if let Some((_, text)) = self.refuses.filter(is_refused) {
+            self.refused += 1;
+            let replies = vec![Reply::Error(text.to_owned()); command.calls.len()];
+            let event = Event::Answered {
+                tag,
+                server,
+                replies,
+            };
+            return self.late.push_back((due_ms, event));
+        }
         let done = self.cluster.execute(process, &key, &command.calls, unix_ms);
         let (replies, published) = done.unwrap();
-        let server = Server(process as u32);
+        let published = published.into_iter().filter(|_| !self.is_deaf);
         for (channel, message) in published {
             let mut all = self.partitions.all();
             let is_its = |one: &Partition| self.partitions.hot_key(*one).as_bytes() == channel;
@@ -514,6 +542,206 @@ fn a_word_that_passes_an_older_answer_counts() {
     }
 }
 
+/// Names of the same partition as that one.
+fn beside(one: &One, name: &UserBuf) -> impl Iterator<Item = UserBuf> + use<> {
+    let (partitions, of) = (one.partitions.clone(), one.partitions.of(name.user()));
+    let names = (0..).map(|at| UserBuf::from_text(format!("user-{at}")).unwrap());
+    names.filter(move |name| partitions.of(name.user()) == of)
+}
+
+/// Somebody beats here, and has a stream that vouches for itself.
+fn hold(one: &mut One, user: User<'_>) {
+    let at = one.now();
+    let slot = one.member.local_mut().stream(user, false, true, at);
+    one.member.changed(slot, at);
+    one.beat(user);
+}
+
+/// The ring keeps 64 messages, and none that names somebody who is erased.
+#[test]
+fn what_took_a_claim_is_done_here_though_its_message_was_missed() {
+    type Word = fn(&mut Vouch, User<'_>, Unix);
+    let out: Word = |vouch, user, now| vouch.log_out(user, now);
+    let erased: Word = |vouch, user, _| vouch.erase(user);
+    for (number, (word, erases_another, more)) in [
+        (out, false, 0),
+        (out, true, 0),
+        (out, false, 70),
+        (erased, false, 0),
+        (erased, false, 70),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+        hold(&mut one, bob.user());
+        one.pass(100);
+        let mut others = beside(&one, &bob);
+        // Who stays, and has told this node so since.
+        let stays = others.next().unwrap();
+        hold(&mut one, stays.user());
+        one.is_deaf = true;
+        let now = one.now().unix;
+        say_elsewhere(&mut one, bob.user(), 1, |vouch| {
+            word(vouch, bob.user(), now)
+        });
+        if erases_another {
+            let another = others.next().unwrap();
+            say_elsewhere(&mut one, bob.user(), 2, |vouch| vouch.erase(another.user()));
+        }
+        for k in 0..more {
+            let another = others.next().unwrap();
+            say_elsewhere(&mut one, bob.user(), k + 3, |vouch| {
+                vouch.claim(another.user(), None, Kinds::beat(now), None);
+            });
+        }
+        one.is_deaf = false;
+        one.subscribe();
+        one.pass(1_000);
+        assert_eq!(one.member.local().ended, [bob.clone()], "{number}");
+        assert_eq!(one.member.local().public(bob.user()), Some(false));
+        assert_eq!(one.field(bob.user(), false), None);
+        let is_kept = one.field(bob.user(), true).is_some();
+        assert!(!is_kept, "what another node keeps of him is its business");
+        assert_eq!(one.member.local().public(stays.user()), Some(true));
+        // Whoever beats again comes anew.
+        one.beat(bob.user());
+        assert!(one.field(bob.user(), false).is_some());
+    }
+}
+
+#[test]
+fn what_redis_has_lost_is_claimed_again_and_ends_nothing() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    hold(&mut one, bob.user());
+    one.pass(100);
+    for process in &mut one.cluster.processes {
+        process.data.clear();
+    }
+    one.subscribe();
+    beat_on(&mut one, bob.user(), 2);
+    assert!(one.field(bob.user(), false).is_some());
+    assert_eq!(one.member.local().ended, []);
+    // An older copy takes over: what was said last is lost, and the number of the last call.
+    let copies: Vec<_> = one
+        .cluster
+        .processes
+        .iter()
+        .map(|it| it.data.clone())
+        .collect();
+    let late = beside(&one, &bob).next().unwrap();
+    hold(&mut one, late.user());
+    for (process, copy) in one.cluster.processes.iter_mut().zip(copies) {
+        process.data = copy;
+    }
+    one.subscribe();
+    beat_on(&mut one, late.user(), 2);
+    assert!(one.field(late.user(), false).is_some());
+    assert_eq!(one.member.local().ended, []);
+}
+
+#[test]
+fn a_server_that_refuses_is_told_again_and_what_is_known_is_old_until_then() {
+    for (text, all_stale) in [
+        (
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            true,
+        ),
+        ("WRONGTYPE Operation against a key", false),
+    ] {
+        let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+        one.refuses = Some(("FCALL", text));
+        let at = one.now();
+        let slot = one.member.local_mut().beat(bob.user(), at.unix, at);
+        one.member.changed(slot, at);
+        one.pass(900);
+        // Who comes is told here.
+        assert_eq!(one.member.local().public(bob.user()), Some(true), "{text}");
+        let key = one.partitions.hot_key(one.partitions.of(bob.user()));
+        assert_eq!(
+            one.member.take_refusal(),
+            Some(format!("{key}: {text}").into())
+        );
+        assert_eq!(one.member.standing(one.now()), Standing::Doubtful);
+        let stale = one.member.stale_partitions(one.now());
+        assert!(if all_stale { stale > 1 } else { stale == 1 }, "{stale}");
+        one.refuses = None;
+        one.pass(1_000);
+        assert!(one.field(bob.user(), false).is_some());
+        assert_eq!(one.member.standing(one.now()), Standing::Member);
+        assert_eq!(one.member.stale_partitions(one.now()), 0);
+    }
+}
+
+/// While lanes are renewed, all else is asked by HMGET.
+#[test]
+fn who_may_not_be_read_is_asked_for_once_a_second() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    one.refuses = Some(("HMGET", "NOPERM this user has no permissions"));
+    let at = one.now();
+    one.member.ask(bob.user(), true, at);
+    one.pass(10_000);
+    // And audits of 64 partitions, each once a second.
+    assert!(
+        (10..=10 + 64 * 10).contains(&one.refused),
+        "{}",
+        one.refused
+    );
+    let before = one.refused;
+    one.pass(2_000);
+    assert!(one.refused > before);
+    one.refuses = None;
+    one.pass(4_000);
+    assert_eq!(one.member.stale_partitions(one.now()), 0);
+}
+
+#[test]
+fn a_damaged_partition_is_made_anew() {
+    for field in [&b"\0m"[..], b"\0L"] {
+        let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+        one.beat(bob.user());
+        let partition = one.partitions.of(bob.user());
+        let key = one.partitions.hot_key(partition).into_bytes();
+        let process = one.process(partition);
+        let hash = one.cluster.processes[process].data.get_mut(&key).unwrap();
+        for (_, value) in hash.iter_mut().filter(|(name, _)| name.starts_with(field)) {
+            *value = b"junk".to_vec();
+        }
+        one.subscribe();
+        beat_on(&mut one, bob.user(), 2);
+        let another = beside(&one, &bob).next().unwrap();
+        one.beat(another.user());
+        one.pass(1_000);
+        for name in [&bob, &another] {
+            assert!(one.field(name.user(), false).is_some(), "{field:?}");
+            assert_eq!(one.member.local().public(name.user()), Some(true));
+        }
+        let text = one.member.take_refusal().unwrap();
+        assert!(text.contains("malformed: "), "{text}");
+        one.pass(4_000);
+        assert_eq!(one.member.stale_partitions(one.now()), 0);
+    }
+}
+
+#[test]
+fn what_waits_for_redis_for_too_long_is_refused_and_goodbyes_make_room() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    one.is_cut = true;
+    one.pass(2_500);
+    let at = one.now();
+    let names: Vec<UserBuf> = beside(&one, &bob).take(4_098).collect();
+    one.member
+        .said_goodbye(names[0].user(), Kinds::beat(at.unix), at.unix, at.unix, at);
+    for (number, name) in names[1..].iter().enumerate() {
+        one.member
+            .log_out(name.user(), at.unix, Some(Ticket(number as u64)), at);
+    }
+    // 4,096 wait: all but the last, for whose sake the goodbye has made room once.
+    assert_eq!(one.member.local().done.len(), 4_096);
+    assert_eq!(one.member.local().done.last(), Some(&Ticket(4_095)));
+    assert_eq!(one.member.counts().acts_dropped, 2);
+}
+
 #[test]
 fn acts_but_goodbyes_are_never_given_up() {
     let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
@@ -537,6 +765,9 @@ fn acts_but_goodbyes_are_never_given_up() {
     assert!(one.field(out.user(), false).is_some());
     one.is_cut = false;
     beat_on(&mut one, bob.user(), 1);
+    // Others may have yet to say whom they have.
+    assert!(one.field(out.user(), false).is_some());
+    beat_on(&mut one, bob.user(), SETTLE_MS / 1_000);
     assert!(one.member.local().done.contains(&Ticket(2)));
     assert_eq!(one.field(out.user(), false), None);
     let here = Here::parse(&one.field(bob.user(), false).unwrap()).unwrap();

@@ -16,6 +16,10 @@ use crate::fleet::partition::CLUSTER_SLOTS;
 use crate::fleet::traffic::{Event, Server};
 use crate::redis_url::Address;
 
+/// The same fault that comes again within that time is no news.
+const TOLD: Duration = Duration::from_secs(60);
+/// Faults that are told in that time.
+const TOLD_MAX: usize = 16;
 /// Most servers that are remembered beside those that have slots.
 const OTHERS_MAX: usize = 64;
 
@@ -88,7 +92,12 @@ impl Board {
         if let Some(text) = &text
             && state.fault.as_ref() != Some(text)
         {
-            tracing::warn!("Redis: {text}");
+            // Where one server says otherwise than the next it comes and goes.
+            state.told.retain(|(_, at)| at.elapsed() <= TOLD);
+            if state.told.len() < TOLD_MAX && state.told.iter().all(|(told, _)| told != text) {
+                tracing::warn!("Redis: {text}");
+                state.told.push((text.clone(), Instant::now()));
+            }
         }
         state.fault = text;
     }

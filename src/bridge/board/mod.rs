@@ -83,6 +83,8 @@ struct State {
     hint: Option<Address>,
     others: Vec<Address>,
     fault: Option<String>,
+    /// Faults that the log has named lately.
+    told: Vec<(String, Instant)>,
 }
 
 /// What is known of a site.
@@ -133,6 +135,7 @@ impl Board {
                 hint: None,
                 others: Vec::new(),
                 fault: None,
+                told: Vec::new(),
             }),
             partitions,
             events: Notify::new(),

@@ -286,9 +286,9 @@ impl Engine {
 
     /// Every shard knows of it.
     fn logged_out(&mut self, conn: ConnId, logged_out: LogOut, answer: Answer, now: Now) -> Served {
-        let LogOut { slots, fleets, at } = logged_out;
+        let LogOut { slots, users, at } = logged_out;
         let mut errands = Errands::default();
-        errands.log_out_of_fleet(fleets, at.here().unwrap_or(now.unix));
+        errands.log_out_of_fleet(users, at.here().unwrap_or(now.unix));
         for slot in slots.iter() {
             if self.part_for_good(*slot, at.time(), now) {
                 errands.look(self, *slot, now);

@@ -42,8 +42,11 @@ impl Engine {
     ) -> Option<Served> {
         let own = self.node.name?;
         let (stream, left) = match row.call {
-            Call::StreamWatch | Call::StreamToken | Call::StreamBeat => (Some(segment), None),
-            Call::StreamsOne | Call::StreamsCut => (Some(segment), None),
+            Call::StreamWatch
+            | Call::StreamToken
+            | Call::StreamBeat
+            | Call::StreamsOne
+            | Call::StreamsCut => (Some(segment), None),
             Call::Leave => {
                 // What is wrong with it is told by who serves it.
                 let left = parse_leave(body, self.settings.query_users_max).ok()?;
@@ -59,26 +62,7 @@ impl Engine {
             // One that is reached where another one answers would be sent it for ever.
             return None;
         }
-        let request = match row.call {
-            Call::StreamsOne | Call::StreamsCut => Onward {
-                method: row.method,
-                path: format!("{NODE_STREAMS}/{stream}").into(),
-                host: None,
-                shows: Shows::Fleets,
-                body: Box::default(),
-            },
-            call => Onward {
-                method: row.method,
-                path: head.path.into(),
-                host: head.host.map(Box::from),
-                shows: Shows::Callers(self.authorization(head)),
-                body: match call {
-                    // It takes none.
-                    Call::StreamToken => Box::default(),
-                    _ => body.into(),
-                },
-            },
-        };
+        let request = self.onward(row, stream, head, body);
         if row.call == Call::StreamsCut {
             audit_end_elsewhere(&caller.name(), stream);
         }
@@ -103,6 +87,31 @@ impl Engine {
             refused: Refused::default(),
             waits,
         })
+    }
+
+    /// What the stream's node is sent.
+    fn onward(&self, row: &Row, stream: &str, head: &Head<'_>, body: &[u8]) -> Onward {
+        let method = row.method;
+        match row.call {
+            Call::StreamsOne | Call::StreamsCut => Onward {
+                method,
+                path: format!("{NODE_STREAMS}/{stream}").into(),
+                host: None,
+                shows: Shows::Fleets,
+                body: Box::default(),
+            },
+            call => Onward {
+                method,
+                path: head.path.into(),
+                host: head.host.map(Box::from),
+                shows: Shows::Callers(self.authorization(head)),
+                body: match call {
+                    // It takes none.
+                    Call::StreamToken => Box::default(),
+                    _ => body.into(),
+                },
+            },
+        }
     }
 
     /// By what the other node knows the caller, too.

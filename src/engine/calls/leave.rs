@@ -151,7 +151,7 @@ fn end_everywhere(
     }
     let logging_out = LogOut {
         slots: Arc::from(slots),
-        fleets: users,
+        users,
         at,
     };
     engine.log_out(asker, logging_out, answer, now)

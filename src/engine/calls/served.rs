@@ -83,7 +83,7 @@ pub(in crate::engine) struct LogOut {
     /// Those who have one here.
     pub(super) slots: Arc<[Slot]>,
     /// Of whom the fleet is told: all, at a node of a fleet.
-    pub(super) fleets: Vec<UserBuf>,
+    pub(super) users: Vec<UserBuf>,
     pub(super) at: LoggedOutAt,
 }
 

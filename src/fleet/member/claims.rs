@@ -33,6 +33,8 @@ pub(super) const GUESSED: u16 = 1_024;
 pub(super) const UNTOLD: u16 = 2_048;
 /// It went by what this node heard, which Redis was not told: who is back then has come anew.
 pub(super) const WENT: u16 = 4_096;
+/// A call that may have been done said something of it: what Redis has of it is not known.
+pub(super) const UNSURE: u16 = 8_192;
 /// What a word of the fleet about a user ends.
 pub(super) const GUESSES: u16 = GUESSED | UNTOLD | WENT;
 
@@ -92,7 +94,7 @@ impl Claims {
     /// Of a new life nothing is claimed.
     pub(super) fn begin_life(&mut self) {
         for bits in &mut self.bits {
-            *bits &= !(KINDS | FLYING | MARKED | HELD | LOST);
+            *bits &= !(KINDS | FLYING | MARKED | HELD | LOST | UNSURE);
         }
     }
 

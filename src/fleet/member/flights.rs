@@ -150,7 +150,8 @@ impl<L: Local> Member<L> {
             }
             Asked::Read { at, users } => {
                 self.parts[at].reads -= 1;
-                self.was_read(at, server, users, replies, now);
+                let is_of_this_life = flight.life == self.life;
+                self.was_read(at, server, users, is_of_this_life, replies, now);
                 self.step(at, now);
             }
             Asked::Vouch(at) => {

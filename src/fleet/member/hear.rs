@@ -200,7 +200,7 @@ impl<L: Local> Member<L> {
     }
 
     /// How long ago a partition's server said something, in ms. No longer than it was.
-    fn age_ms(&self, at: usize, said: Unix, now: Now) -> u64 {
+    pub(super) fn age_ms(&self, at: usize, said: Unix, now: Now) -> u64 {
         let server = self.parts[at].server;
         let clock = server.and_then(|server| self.servers.clock(server, now.mono));
         clock.map_or(0, |clock| clock.ms_since(said))

@@ -108,23 +108,25 @@ impl Lanes {
         })
     }
 
-    /// Dead is who is not renewed in two lanes and not fresh in any, while none has an amnesty.
+    /// Dead is who is not renewed in two lanes and not fresh in any, while none has an amnesty. A
+    /// lane that has lost a life counts: whoever lives is back in it before its amnesty is over. A
+    /// renewal that is yet to come, by the lane's clock, is of a clock that was set back since.
     pub(super) fn verdict(&self, life: Life, lease_ms: u64, amnesty: bool, now: Mono) -> Verdict {
-        let (mut old, mut last, mut is_amnesty) = (0, Unix::default(), false);
+        let (mut old, mut last, mut is_amnesty) = (0, None, false);
         for view in self.views(now) {
             is_amnesty |= amnesty && view.now < view.amnesty_until;
+            old += 1;
             let Some(lease) = view.lives.iter().find(|lease| lease.life == life) else {
                 continue;
             };
-            if view.now.ms_since(lease.renewed_at) <= lease_ms {
+            if view.now.ms_apart(lease.renewed_at) <= lease_ms {
                 return Verdict::Alive;
             }
-            old += 1;
-            last = last.max(lease.renewed_at);
+            last = last.max(Some(lease.renewed_at.min(view.now)));
         }
-        match old >= 2 && !is_amnesty {
-            true => Verdict::Dead(last),
-            false => Verdict::Unsure,
+        match last {
+            Some(last) if old >= 2 && !is_amnesty => Verdict::Dead(last),
+            _ => Verdict::Unsure,
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::lease::{bytes_of, time_of};
 use super::part::{Hearing, Known, Missed};
 use super::{Asked, Local, Member, Settings};
+use crate::fleet::Malformed;
 use crate::fleet::calls::Call;
 use crate::fleet::held::{Enrolment, META_FIELD, Meta, life_field};
 use crate::fleet::traffic::{Reply, Server, To};
@@ -58,20 +59,15 @@ impl<L: Local> Member<L> {
         part.is_looking = false;
         part.look_at = audit_at;
         let Some((Reply::List(values), time)) = replies.split_first() else {
-            self.counts.malformed += 1;
             part.look_at = now.mono.plus_ms(1_000);
-            return;
+            return self.answered_oddly(at, replies, now);
         };
         if let Some(said) = time.first().and_then(time_of) {
             self.servers.says(server, said, now.mono);
         }
         let mut values = values.iter().map(bytes_of);
-        let meta = values.next().flatten().map(Meta::parse).transpose();
-        let own = values.next().flatten().map(Enrolment::parse).transpose();
-        let (Ok(meta), Ok(own)) = (meta, own) else {
-            self.counts.malformed += 1;
-            return;
-        };
+        let meta = self.meta_of(at, values.next().flatten(), now);
+        let own = self.enrolment_of(at, values.next().flatten(), now);
         match self.parts[at].hearing {
             Hearing::Behind => {}
             Hearing::Base => self.rest_on(at, server, meta, now),
@@ -80,6 +76,41 @@ impl<L: Local> Member<L> {
         if is_quiet && self.parts[at].flying.is_none() && self.parts[at].uncertain.is_empty() {
             self.audit(at, meta, own, now);
         }
+    }
+
+    /// Neither values nor silence: an error, as a rule.
+    pub(super) fn answered_oddly(&mut self, at: usize, replies: &[Reply], now: Now) {
+        match replies.first() {
+            Some(Reply::Error(text)) => self.was_refused(at, text, now.mono),
+            _ => {
+                self.counts.malformed += 1;
+                self.was_refused(at, "malformed: the answer to HMGET", now.mono);
+            }
+        }
+    }
+
+    /// Where a partition's numbers are. What nobody can read counts as nothing, for the library
+    /// too: the next call begins the partition anew.
+    pub(super) fn meta_of(&mut self, at: usize, bytes: Option<&[u8]>, now: Now) -> Option<Meta> {
+        let meta = bytes.map(Meta::parse).transpose();
+        meta.unwrap_or_else(|malformed| self.is_malformed(at, &malformed, now))
+    }
+
+    /// The same of what Redis has of this life.
+    pub(super) fn enrolment_of(
+        &mut self,
+        at: usize,
+        bytes: Option<&[u8]>,
+        now: Now,
+    ) -> Option<Enrolment> {
+        let own = bytes.map(Enrolment::parse).transpose();
+        own.unwrap_or_else(|malformed| self.is_malformed(at, &malformed, now))
+    }
+
+    fn is_malformed<T>(&mut self, at: usize, malformed: &Malformed, now: Now) -> Option<T> {
+        self.counts.malformed += 1;
+        self.was_refused(at, &format!("malformed: {}", malformed.0), now.mono);
+        None
     }
 
     /// The base is read.

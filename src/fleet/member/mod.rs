@@ -111,6 +111,7 @@ pub struct Member<L> {
     is_fenced: bool,
     is_leaving: bool,
     has_expired: bool,
+    refusal: Option<Box<str>>,
     counts: Counts,
 }
 
@@ -168,6 +169,7 @@ impl<L: Local> Member<L> {
             is_fenced: false,
             is_leaving: false,
             has_expired: false,
+            refusal: None,
             counts: Counts::default(),
         }
     }
@@ -330,6 +332,9 @@ impl<L: Local> Member<L> {
         if waits || reads || part.suspect.is_some() {
             due = due.min(now.mono.plus_ms(AGAIN_MS));
         }
+        if now.mono < part.reads_at {
+            due = due.min(part.reads_at);
+        }
         if let Some(reap) = part.reap.as_ref().filter(|reap| !reap.is_asked) {
             due = due.min(reap.next_at.max(now.mono.plus_ms(10)));
         }
@@ -372,6 +377,8 @@ impl<L: Local> Member<L> {
 
     /// All that a partition kept is lost.
     fn upset(&mut self, at: usize, now: Now) {
+        // What all nodes agree on may be lost with it.
+        self.layout_at = self.layout_at.min(now.mono.plus_ms(AGAIN_MS));
         self.parts[at].settle_until = now.mono.plus_ms(self.settle_ms());
         self.reap_anew(at);
         if let Some(server) = self.parts[at].server {

@@ -1,6 +1,6 @@
 //! What came of what was said.
 
-use super::claims::{FLYING, KINDS, UNATTENDED, bits_of};
+use super::claims::{FLYING, KINDS, UNATTENDED, UNSURE, bits_of};
 use super::lease::bytes_of;
 use super::part::{Entry, Op, Said};
 use super::{Local, Member};
@@ -51,7 +51,11 @@ impl<L: Local> Member<L> {
                 self.reconcile(at, had, now);
                 self.parts[at].look_at = now.mono;
             }
-            _ => self.counts.refused += 1,
+            // It is loaded at once.
+            Some(Refusal::NoLibrary) => self.counts.refused += 1,
+            Some(Refusal::Taken | Refusal::Full | Refusal::Arguments) | None => {
+                self.was_refused(at, text, now.mono);
+            }
         }
     }
 
@@ -73,6 +77,10 @@ impl<L: Local> Member<L> {
         part.spoke_at = now.mono;
         part.leaps = false;
         part.is_enrolled = true;
+        part.refused_at = None;
+        if let Some(server) = part.server {
+            self.servers.took(server);
+        }
         for slot in entries
             .iter()
             .chain(&uncertain)
@@ -111,9 +119,11 @@ impl<L: Local> Member<L> {
                     }
                 }
                 for slot in uncertain.into_iter().filter_map(|entry| entry.slot) {
+                    self.claims.set(slot, UNSURE);
                     self.want(slot);
                 }
                 for slot in entries.into_iter().filter_map(|entry| entry.slot) {
+                    self.claims.set(slot, UNSURE);
                     self.want(slot);
                     self.evaluate(slot, now);
                 }

@@ -145,8 +145,13 @@ pub(super) struct Part {
     pub(super) turn: Option<Server>,
     pub(super) is_looking: bool,
 
+    /// Its server has refused what concerns it.
+    pub(super) refused_at: Option<Mono>,
+
     pub(super) asks: VecDeque<Wanted>,
     pub(super) reads: u32,
+    /// Nothing is read before.
+    pub(super) reads_at: Mono,
     /// From which slot on all are to be read.
     pub(super) walk: Option<u32>,
     pub(super) walk_again_at: Option<Mono>,
@@ -202,8 +207,10 @@ impl Part {
             look_at: Mono::default(),
             turn: None,
             is_looking: false,
+            refused_at: None,
             asks: VecDeque::new(),
             reads: 0,
+            reads_at: Mono::default(),
             walk: None,
             walk_again_at: None,
             unsaid: BTreeSet::new(),

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::claims::{ALONE, ASKED, FLYING, GUESSES, KINDS, NOWHERE, PROOF, UNTOLD, WENT, bits_of};
+use super::claims::{
+    ALONE, ASKED, FLYING, GUESSES, KINDS, NOWHERE, OPEN, PROOF, STREAM, UNSURE, UNTOLD, WENT,
+    bits_of,
+};
 use super::lease::bytes_of;
 use super::part::{Hearing, Wanted};
-use super::{Asked, How, Local, Member, State};
+use super::{Asked, Ending, How, Local, Member, State};
 use crate::fleet::CALL_USERS_MAX;
 use crate::fleet::calls::Call;
 use crate::fleet::flags::UserFlags;
-use crate::fleet::held::{Gone, Here, META_FIELD, Meta};
+use crate::fleet::held::{Gone, Here, META_FIELD, life_field};
 use crate::fleet::partition::bucket_of;
 use crate::fleet::traffic::{Reply, Server, To};
 use crate::planted::{self, Planted};
@@ -21,11 +24,27 @@ use crate::wire::{User, UserBuf};
 const READS_MAX: u32 = 2;
 /// A beat is claimed within so many ms.
 const CLAIM_MS: u64 = 1_000;
+/// Whom a server refused to tell of is asked for again after so many ms.
+const REFUSED_MS: u64 = 1_000;
+
+/// As of when something was read.
+#[derive(Clone, Copy, Debug)]
+struct AsOf {
+    /// Of which message.
+    number: u64,
+    /// Messages up to that one are yet to be heard.
+    is_ahead: bool,
+    /// When somebody went last, by Redis' clock.
+    left: Unix,
+    /// All that this life has said was done there, and nothing of it was lost since: what it claims
+    /// and Redis does not have was taken from it.
+    is_whole: bool,
+}
 
 impl<L: Local> Member<L> {
     /// Reads what is to be read, as far as may be now.
     pub(super) fn read(&mut self, at: usize, server: Server, now: Now) {
-        if self.parts[at].hearing != Hearing::InStep {
+        if self.parts[at].hearing != Hearing::InStep || now.mono < self.parts[at].reads_at {
             return;
         }
         self.ask_ring(at, server, now);
@@ -107,7 +126,8 @@ impl<L: Local> Member<L> {
         }
         let names: Vec<UserBuf> = users.iter().filter_map(|one| self.name_of(one)).collect();
         let hot = self.hot_key(at);
-        let words = [&b"HMGET"[..], hot.as_bytes(), META_FIELD].into_iter();
+        let life = life_field(self.life);
+        let words = [&b"HMGET"[..], hot.as_bytes(), META_FIELD, &life].into_iter();
         let fields = names.iter().map(|name| name.as_str().as_bytes());
         let mut calls = vec![Call::plain(words.chain(fields))];
         for (bucket, of) in self.buckets(&names) {
@@ -153,6 +173,7 @@ impl<L: Local> Member<L> {
         at: usize,
         server: Server,
         users: Vec<Wanted>,
+        is_of_this_life: bool,
         replies: &[Reply],
         now: Now,
     ) {
@@ -163,21 +184,23 @@ impl<L: Local> Member<L> {
         };
         let names: Vec<Option<UserBuf>> = users.iter().map(|one| self.name_of(one)).collect();
         let Some((Reply::List(values), rest)) = replies.split_first() else {
-            self.counts.malformed += 1;
+            self.parts[at].reads_at = now.mono.plus_ms(REFUSED_MS);
+            self.answered_oddly(at, replies, now);
             return self.want_again(at, users);
         };
-        let meta = values
-            .first()
-            .and_then(bytes_of)
-            .map(Meta::parse)
-            .transpose();
-        let Ok(meta) = meta else {
-            self.counts.malformed += 1;
-            return;
-        };
+        let meta = self.meta_of(at, values.first().and_then(bytes_of), now);
+        let own = self.enrolment_of(at, values.get(1).and_then(bytes_of), now);
         let (birth, number) = meta.map_or((None, 0), |meta| (Some(meta.birth), meta.number));
+        let part = &self.parts[at];
+        let said_all = is_of_this_life && !part.leaps && part.uncertain.is_empty();
+        let as_of = AsOf {
+            number,
+            is_ahead: number > known.number || part.missed.is_some(),
+            left: meta.map_or(Unix::default(), |meta| meta.left),
+            is_whole: said_all && own.is_some_and(|own| !own.is_fenced && own.k == part.k),
+        };
         // A slot that has become another's meanwhile would shift all that follow.
-        let are_same = names.iter().all(Option::is_some) && values.len() == names.len() + 1;
+        let are_same = names.iter().all(Option::is_some) && values.len() == names.len() + 2;
         if birth != known.birth && known.birth.is_some() || !are_same {
             self.want_again(at, users);
             if birth != known.birth {
@@ -195,8 +218,7 @@ impl<L: Local> Member<L> {
                 gone[name] = bytes_of(value).and_then(|bytes| Gone::parse(bytes).ok());
             }
         }
-        let ahead = number > known.number || self.parts[at].missed.is_some();
-        for (((wanted, name), value), gone) in users.iter().zip(names).zip(&values[1..]).zip(gone) {
+        for (((wanted, name), value), gone) in users.iter().zip(names).zip(&values[2..]).zip(gone) {
             let here = match bytes_of(value).map(Here::parse).transpose() {
                 Ok(here) => here,
                 Err(_) => {
@@ -219,10 +241,10 @@ impl<L: Local> Member<L> {
                 }
                 continue;
             }
-            if ahead {
-                self.parts[at].read_as_of.push((number, name.clone()));
+            let is_known = self.learn(at, as_of, wanted, user, here, gone, now);
+            if is_known && as_of.is_ahead {
+                self.parts[at].read_as_of.push((number, name));
             }
-            self.learn(at, number, wanted, user, here, gone, now);
         }
         let part = &mut self.parts[at];
         if part.walk == Some(u32::MAX) && part.asks.is_empty() && part.reads == 0 {
@@ -230,18 +252,18 @@ impl<L: Local> Member<L> {
         }
     }
 
-    /// What was read of one user, as of message `number`.
+    /// What was read of one user. False: nothing is known by it.
     #[expect(clippy::too_many_arguments, reason = "a user, and what was read of it")]
     fn learn(
         &mut self,
         at: usize,
-        number: u64,
+        as_of: AsOf,
         wanted: &Wanted,
         user: User<'_>,
         here: Option<Here>,
         gone: Option<Gone>,
         now: Now,
-    ) {
+    ) -> bool {
         if here.as_ref().is_some_and(|here| here.flags.invisible) {
             self.local.judged(user);
         }
@@ -250,28 +272,43 @@ impl<L: Local> Member<L> {
             // What it says of itself is no sign that it was ever here, nor is that it hides.
             Wanted::Name(_) if gone.is_none() && !here.as_ref().is_some_and(is_seen) => {
                 let settled_at = self.settled_at(at);
-                if now.mono < settled_at {
+                match now.mono < settled_at {
                     // Who has heard it may have yet to say so.
-                    return self.walk_again(at, settled_at);
+                    true => self.walk_again(at, settled_at),
+                    false => self.local.unseen(user, now),
                 }
-                return self.local.unseen(user, now);
+                return true;
             }
             Wanted::Name(_) => match self.local.find(user).or_else(|| self.named(at, user)) {
                 Some(slot) => slot,
-                None => return,
+                None => return true,
             },
         };
         let index = slot.index();
         self.reach(index);
         if index >= self.claims.len() || self.claims.partition(index) == NOWHERE {
-            return;
+            return true;
         }
         // A call that was done after this was read knows better.
         let is_claimed = self.claims.has(index, FLYING)
-            || self.parts[at].is_claimed(user, number.saturating_add(1));
+            || self.parts[at].is_claimed(user, as_of.number.saturating_add(1));
+        let mut is_taken = false;
         if !is_claimed {
             let claimed = here.as_ref().and_then(|here| here.claimed_by(self.life));
-            self.set_kinds(index, claimed.map_or(0, bits_of) & KINDS);
+            let has = claimed.map_or(0, bits_of) & KINDS;
+            let had = self.claims.kinds(index);
+            is_taken =
+                as_of.is_whole && had & PROOF != 0 && has == 0 && !self.claims.has(index, UNSURE);
+            if is_taken && as_of.is_ahead {
+                // The message of it tells what it was.
+                return false;
+            }
+            self.set_kinds(index, has);
+            self.claims.clear(index, UNSURE);
+            if is_taken {
+                let taken_at = self.taken_at(slot, here.as_ref(), gone, as_of);
+                self.was_taken(at, slot, had, taken_at, now);
+            }
         }
         let own = bits_of(self.local.own(slot, now).kinds);
         let flags = here.as_ref().map_or(UserFlags::PLAIN, |here| here.flags);
@@ -290,9 +327,11 @@ impl<L: Local> Member<L> {
                 self.local.told(slot, state, How::Read, now);
             }
             None if own & PROOF != 0 => {}
+            None if is_taken => self.is_gone(slot, flags, gone, How::Read, now),
             None => self.absent(at, slot, flags, gone, now),
         }
         self.evaluate(index, now);
+        true
     }
 
     /// Nobody claims a user. Of a server that may have lost what was written last, that is not
@@ -314,6 +353,11 @@ impl<L: Local> Member<L> {
         if !is_believed {
             self.walk_again(at, settled_at);
         }
+        self.is_gone(slot, flags, gone, how, now);
+    }
+
+    /// Nobody claims a user, who went so.
+    fn is_gone(&mut self, slot: Slot, flags: UserFlags, gone: Option<Gone>, how: How, now: Now) {
         let state = State {
             is_here: false,
             flags,
@@ -321,10 +365,32 @@ impl<L: Local> Member<L> {
             last_active: gone.map(|gone| gone.last_active),
             gone_since: gone.map(|gone| gone.since),
         };
-        if is_believed {
+        if how == How::Read {
             self.claims.clear(slot.index(), GUESSES);
         }
         self.local.told(slot, state, how, now);
+    }
+
+    /// By when, by Redis' clock, a claim was taken that Redis does not have any more.
+    fn taken_at(&self, slot: Slot, here: Option<&Here>, gone: Option<Gone>, as_of: AsOf) -> Unix {
+        let here = here.filter(|here| here.is_here());
+        let came = self.local.mirrored(slot).map(|mirrored| mirrored.since);
+        let gone = gone.filter(|gone| Some(gone.since) >= came);
+        // Of who is erased, or hides, nothing says when; nobody has gone since.
+        here.map(|here| here.since)
+            .or(gone.map(|gone| gone.since))
+            .unwrap_or(as_of.left)
+    }
+
+    /// A message was missed that took what this life claimed of a user: a log-out or an erasure if
+    /// it had a stream here, and otherwise perhaps a goodbye.
+    fn was_taken(&mut self, at: usize, slot: Slot, had: u16, taken_at: Unix, now: Now) {
+        let taken_here = now.unix.minus_ms(self.age_ms(at, taken_at, now));
+        let ending = match had & (STREAM | OPEN) {
+            0 => Ending::SaidGoodbye(taken_here),
+            _ => Ending::LoggedOut(taken_here),
+        };
+        self.local.ended(slot, ending, now);
     }
 
     /// All are read once more then.

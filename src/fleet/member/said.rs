@@ -28,18 +28,14 @@ impl<L: Local> Member<L> {
         self.act(user, what, None, now);
     }
 
-    /// A user is logged out everywhere. `ticket`: who waits until that is done. While Redis is away
-    /// nobody waits: it is told when Redis is back.
+    /// A user is logged out everywhere. `ticket`: who waits until that is done. While Redis is
+    /// away, and until all nodes have told it whom they have, nobody waits: it is done then.
     pub fn log_out(&mut self, user: User<'_>, last_active: Unix, ticket: Option<Ticket>, now: Now) {
         let at = self.partitions.of(user).index();
-        let waits = self.is_well(&self.parts[at], now.mono);
-        self.act(
-            user,
-            Said::LogOut(last_active),
-            ticket.filter(|_| waits),
-            now,
-        );
-        if let Some(ticket) = ticket.filter(|_| !waits) {
+        let waits = self.is_well(&self.parts[at], now.mono) && self.may_take_back(at, now.mono);
+        let kept = ticket.filter(|_| waits);
+        let is_taken = self.act(user, Said::LogOut(last_active), kept, now);
+        if let Some(ticket) = ticket.filter(|_| !waits && is_taken) {
             self.local.done(ticket);
         }
     }
@@ -48,8 +44,8 @@ impl<L: Local> Member<L> {
     /// here at once. `ticket`: who waits until it is told.
     pub fn set_flags(&mut self, user: User<'_>, said: Saying, ticket: Option<Ticket>, now: Now) {
         let at = self.partitions.of(user).index();
-        self.act(user, Said::Flags(said), ticket, now);
-        if self.is_well(&self.parts[at], now.mono) {
+        let is_taken = self.act(user, Said::Flags(said), ticket, now);
+        if !is_taken || self.is_well(&self.parts[at], now.mono) {
             return;
         }
         if let Some(slot) = self.local.find(user) {
@@ -102,12 +98,24 @@ impl<L: Local> Member<L> {
         }
     }
 
-    pub(super) fn act(&mut self, user: User<'_>, what: Said, ticket: Option<Ticket>, now: Now) {
+    /// False: as many wait already as may, because Redis is away for long. Nobody is told that
+    /// it is done then. Goodbyes make room, for silence says the same.
+    pub(super) fn act(
+        &mut self,
+        user: User<'_>,
+        what: Said,
+        ticket: Option<Ticket>,
+        now: Now,
+    ) -> bool {
         let at = self.partitions.of(user).index();
         let acts = &mut self.parts[at].acts;
         if acts.len() >= ACTS_MAX {
-            acts.pop_front();
             self.counts.acts_dropped += 1;
+            let is_goodbye = |act: &Act| matches!(act.what, Said::Goodbye { .. });
+            match acts.iter().position(is_goodbye) {
+                Some(goodbye) => drop(acts.remove(goodbye)),
+                None => return false,
+            }
         }
         let (user, said_at) = (user.into(), now.mono);
         self.parts[at].acts.push_back(Act {
@@ -118,5 +126,6 @@ impl<L: Local> Member<L> {
             is_in_all: false,
         });
         self.schedule(at, now.mono);
+        true
     }
 }

@@ -114,8 +114,10 @@ impl<L: Local> Member<L> {
                 }
                 continue;
             }
-            // What is said of one user stays in order.
-            let waits = matches!(act.what, Said::Stray) && !may_take_back;
+            // What is said of one user stays in order. And a log-out that comes before others have
+            // said whom they have ends nothing there.
+            let is_final = matches!(act.what, Said::Stray | Said::LogOut(_) | Said::Erase);
+            let waits = is_final && !may_take_back;
             if waits || !named.insert(act.user.clone()) {
                 named.insert(act.user.clone());
                 later.push(act);

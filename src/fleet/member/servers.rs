@@ -18,6 +18,8 @@ const CLOCK_MS: u64 = 5_000;
 const _: () = assert!(CLOCK_MS * 2 < EPOCH_MS);
 /// Time between two looks at all partitions of a server because one was lost, in ms.
 const LOOK_AROUND_MS: u64 = 2_000;
+/// A server that refused something so lately takes nothing: it is told again within that time.
+pub(super) const REFUSED_MS: u64 = 3_000;
 /// Servers that are remembered.
 const SERVERS_MAX: usize = 256;
 
@@ -36,6 +38,8 @@ struct Known {
     /// It has been heard without a break since.
     well_since: Mono,
     is_silent: bool,
+    /// It has refused what is no single partition's fault: it is full, or has lost its replicas.
+    refused_at: Option<Mono>,
     in_flight: u32,
     waiting: Waiting,
     /// When all its partitions were looked at last, and when they are to be.
@@ -104,6 +108,7 @@ impl Servers {
             heard_at: Mono::default(),
             well_since: Mono::default(),
             is_silent: false,
+            refused_at: None,
             in_flight: 0,
             waiting: Waiting::default(),
             looked_around: None,
@@ -125,6 +130,18 @@ impl Servers {
 
     pub(super) fn silent(&mut self, server: Server) {
         self.known(server).is_silent = true;
+    }
+
+    /// It refuses what it is told. When it takes that again, others have yet to say theirs.
+    pub(super) fn refuses(&mut self, server: Server, now: Mono) {
+        let known = self.known(server);
+        known.refused_at = Some(now);
+        known.well_since = now;
+    }
+
+    /// It has done what it was told.
+    pub(super) fn took(&mut self, server: Server) {
+        self.known(server).refused_at = None;
     }
 
     /// It has lost something: all of it is to be looked at, and again if this was found after that.
@@ -181,9 +198,11 @@ impl Servers {
 
     /// It can be told, and be heard.
     pub(super) fn is_well(&self, server: Server, now: Mono) -> bool {
-        self.known
-            .get(&server)
-            .is_some_and(|known| !known.is_silent && now.ms_since(known.heard_at) <= AWAY_MS)
+        self.known.get(&server).is_some_and(|known| {
+            !known.is_silent
+                && now.ms_since(known.heard_at) <= AWAY_MS
+                && !is_refusing(known.refused_at, now)
+        })
     }
 
     /// It was heard so recently that it will do at once what it is told now.
@@ -235,6 +254,11 @@ impl Servers {
         let known = self.known.get(&server);
         known.is_some_and(|known| known.waiting.all.contains(&partition))
     }
+}
+
+/// Whether what was refused then is refused still, for all that is known.
+pub(super) fn is_refusing(refused_at: Option<Mono>, now: Mono) -> bool {
+    refused_at.is_some_and(|at| now.ms_since(at) <= REFUSED_MS)
 }
 
 impl Waiting {

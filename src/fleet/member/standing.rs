@@ -148,18 +148,41 @@ impl<L: Local> Member<L> {
     }
 
     pub(super) fn is_well(&self, part: &Part, now: Mono) -> bool {
-        part.hearing == Hearing::InStep
-            && part
-                .server
-                .is_some_and(|server| self.servers.is_well(server, now))
+        part.hearing == Hearing::InStep && self.is_served(part, now)
     }
 
     pub(super) fn is_away(&self, part: &Part, now: Mono) -> bool {
         let is_deaf =
             part.hearing != Hearing::InStep && now.ms_since(part.behind_since) > servers::AWAY_MS;
-        is_deaf
-            || !part
-                .server
-                .is_some_and(|server| self.servers.is_well(server, now))
+        is_deaf || !self.is_served(part, now)
+    }
+
+    fn is_served(&self, part: &Part, now: Mono) -> bool {
+        part.server
+            .is_some_and(|server| self.servers.is_well(server, now))
+            && !servers::is_refusing(part.refused_at, now)
+    }
+
+    /// A server has refused something of a partition, in these words, or answered what it can not
+    /// have: until it takes it what is known may be out of date.
+    pub(super) fn was_refused(&mut self, at: usize, text: &str, now: Mono) {
+        self.counts.refused += 1;
+        let part = &mut self.parts[at];
+        part.refused_at = Some(now);
+        let is_its_own = ["WRONGTYPE", "GD", "malformed"]
+            .iter()
+            .any(|code| text.starts_with(code));
+        if let Some(server) = part.server.filter(|_| !is_its_own) {
+            self.servers.refuses(server, now);
+        }
+        self.refusal.get_or_insert_with(|| {
+            let key = self.partitions.hot_key(self.parts[at].id);
+            format!("{key}: {text}").into()
+        });
+    }
+
+    /// What a server refused lately, and of which key: the first of it since the last look.
+    pub fn take_refusal(&mut self) -> Option<Box<str>> {
+        self.refusal.take()
     }
 }

@@ -246,14 +246,16 @@ fn read_held(mut held: Held, lives: &[Life], replies: &[Reply; 3]) -> Held {
     held
 }
 
-/// All fields that are nobody's are known but those of lives of more than an hour ago: there may be
-/// fewer users by so many.
+/// No more are online than there are fields of users, who may be offline and keep a status, or than
+/// nodes claim, two of which may claim the same user. All fields that are nobody's are known but
+/// those of lives of more than an hour ago.
 fn users_of(fields: u64, has_fences: bool, held: &Held) -> u64 {
     let Some(meta) = held.meta else {
         return 0;
     };
     let own = 1 + u64::from(has_fences) + held.lives.len() as u64 + meta.number.min(RING_MESSAGES);
-    fields.saturating_sub(own)
+    let claims: u64 = held.lives.iter().map(|(_, it)| u64::from(it.count)).sum();
+    fields.saturating_sub(own).min(claims)
 }
 
 /// How the database is reached.

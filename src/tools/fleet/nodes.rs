@@ -60,7 +60,8 @@ fn row(node: &Node, lease_ms: u64) -> String {
         "{:<10}{:<7}{:<24}{:<24}{:<24}{:<9}{}",
         name_of(node.life),
         standing(node, lease_ms),
-        ages.join(", "),
+        // Of a node that is long dead they may be longer than their column.
+        ages.join(", ") + " ",
         node.http,
         node.udp,
         node.library,
