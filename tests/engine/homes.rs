@@ -390,3 +390,26 @@ fn words_are_for_the_bridge_and_for_fleets() {
     assert_eq!(alone.count(0, Counter::FleetWordsRefused), 1);
     assert_eq!(alone.presence().users(), 0);
 }
+
+/// Each of its streams vouches until it ends, and they end one after the other.
+#[test]
+fn who_was_logged_out_elsewhere_is_not_here_by_what_its_streams_said_before_they_ended() {
+    let mut world = world(2);
+    let peers = [0, 1].map(|shard| world.stream(shard, "user=bob", 0).0);
+    let bob = world.presence().lookup(named("bob")).expect("he is known");
+    assert!(!world.heard().has_left(bob));
+    // As the fleet's side of the node does when it hears of the log-out, before shards read of it.
+    world.heard().record_leave(bob, Unix::LATEST, world.now());
+    assert!(world.heard().has_left(bob));
+    world.pass(10_000);
+    assert!(!world.heard().has_left(bob), "his streams have vouched");
+    world.tell_all(&Mail::LoggedOut([bob].into()));
+    world.turn();
+    for peer in peers {
+        world.expect_closed(peer);
+    }
+    assert!(world.heard().has_left(bob));
+    // What comes then is a new stay.
+    world.stream(1, "user=bob", 0);
+    assert!(!world.heard().has_left(bob));
+}
