@@ -32,6 +32,7 @@ pub struct FileFault {
 #[derive(Debug)]
 enum FaultKind {
     Read(io::Error),
+    Password(io::Error),
     TooLong,
     Open,
     Keys(KeyFault),
@@ -47,6 +48,10 @@ impl fmt::Display for FileFault {
         let path = self.path.display();
         match &self.kind {
             FaultKind::Read(error) => write!(f, "{path}: the key file can not be read: {error}"),
+            FaultKind::Password(error) => write!(
+                f,
+                "{path}: the file of --cluster-password-file can not be read: {error}"
+            ),
             FaultKind::TooLong => write!(f, "{path}: too long for a key file"),
             FaultKind::Open => write!(
                 f,
@@ -157,7 +162,10 @@ pub fn password(path: &Path) -> Result<String, FileFault> {
         path: path.to_owned(),
         kind,
     };
-    let (content, mode) = read(path).map_err(fault)?;
+    let (content, mode) = read(path).map_err(|kind| match kind {
+        FaultKind::Read(error) => fault(FaultKind::Password(error)),
+        kind => fault(kind),
+    })?;
     let text = String::from_utf8(content).map_err(|_| fault(FaultKind::NoText))?;
     let password = text.trim_end_matches(['\r', '\n']);
     if password.is_empty() {

@@ -22,6 +22,8 @@ use crate::wire::request::{Method, VIA};
 /// Longest time for a whole request and its answer, in ms: a node that takes longer is out of
 /// sight.
 pub(super) const TIMEOUT_MS: u64 = 2_000;
+/// The same for a list that is another node's: it is told within three and a half seconds.
+const LIST_TIMEOUT: Duration = Duration::from_millis(4_000);
 /// Longest answer that is read, in bytes: [`super::STATES_PER_REQUEST_MAX`] records of the longest
 /// ids, and some.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
@@ -149,8 +151,16 @@ impl Remote {
                 } else {
                     "GET"
                 };
-                self.agent
-                    .run(builder.method(method).body(()).map_err(build)?)
+                let request = builder.method(method).body(()).map_err(build)?;
+                match request.uri().query() {
+                    None => self.agent.run(request),
+                    // A list, for which that node asks others.
+                    Some(_) => {
+                        let config = self.agent.configure_request(request);
+                        self.agent
+                            .run(config.timeout_global(Some(LIST_TIMEOUT)).build())
+                    }
+                }
             }
         };
         answer

@@ -30,6 +30,8 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("GET", "/v1/streams?user=bob", ""),
     ("GET", "/v1/node/streams", ""),
     ("GET", "/v1/node/streams/{id}", ""),
+    ("GET", "/v1/node/lists/streams", ""),
+    ("GET", "/v1/node/lists/online", ""),
     ("GET", "/v1/streams/{id}", ""),
     ("DELETE", "/v1/streams/{id}", ""),
     ("GET", "/v1/online?prefix=b", ""),

@@ -338,7 +338,7 @@ fn a_node_that_is_configured_otherwise_takes_no_part() {
     let Some(fleet) = fleet() else { return };
     let _one = fleet.node();
     let mut other = fleet.begin(&["--cluster-partitions=128"]);
-    other.expect_log("partitions is 128 here and 64 in the fleet");
+    other.expect_log("--cluster-partitions is 128 here and 64 in the fleet");
     assert_eq!(other.process.wait().code(), Some(1));
 }
 

@@ -83,16 +83,22 @@ fn any_node_lists_the_streams_of_all() {
         let (nobodys, silent) = walked(node, 10, "&user=nobody");
         assert_eq!((nobodys.len(), silent.len()), (0, 0));
     }
-    // A cursor is good for its node and walk alone.
-    let cursor = page(&nodes[0], "limit=4")["cursor"].clone();
-    let cursor = cursor.as_str().expect("there is more");
-    for (node, query) in [
-        (&nodes[0], format!("cursor={cursor}&user=bob")),
-        (&nodes[1], format!("cursor={cursor}")),
-    ] {
-        let answer = node.get(&format!("/v1/streams?{query}"));
-        assert_eq!(answer.status, 410, "{}", answer.text());
+    // A cursor is good for its walk alone, and any node takes it.
+    let (mut listed, mut query) = (Vec::new(), "limit=2".to_owned());
+    for node in nodes.iter().cycle().take(6) {
+        let page = page(node, &query);
+        let streams = page["streams"].as_array().expect("a list").iter();
+        listed.extend(streams.map(|stream| stream["stream"].clone()));
+        let Some(cursor) = page["cursor"].as_str() else {
+            break;
+        };
+        let answer = node.get(&format!("/v1/streams?cursor={cursor}&user=bob"));
+        answer.expect_problem(410, "cursor-gone");
+        query = format!("limit=2&cursor={cursor}");
     }
+    listed.sort_by_key(Value::to_string);
+    listed.dedup();
+    assert_eq!(listed.len(), 9, "each once");
 }
 
 #[test]
@@ -263,6 +269,7 @@ fn what_is_said_of_a_dead_nodes_stream_is_told_so_and_its_goodbye_counts() {
     let beat = json!({ "users": ["bob"] });
     assert_eq!(one.post("/v1/beat", &beat).status, 204);
     watcher.expect_presence("bob", true);
+    let cursor = two.get("/v1/online?limit=1").json()["cursor"].clone();
     two.kill();
     let edits = format!("/v1/stream/{id}/watch");
     let answer = one.post(&edits, &json!({ "add": ["dora"] }));
@@ -277,4 +284,8 @@ fn what_is_said_of_a_dead_nodes_stream_is_told_so_and_its_goodbye_counts() {
         let answer = one.post(&edits, &json!({ "add": ["carol"] }));
         (answer.status == 404).then_some(())
     });
+    // The list that it began is no more.
+    let cursor = cursor.as_str().expect("there is always more");
+    let answer = one.get(&format!("/v1/online?cursor={cursor}"));
+    answer.expect_problem(410, "cursor-gone");
 }

@@ -193,7 +193,7 @@ fn a_call_that_nobody_answers_is_given_up_and_its_goodbye_said_here() {
     for peer in [edit, nobodys] {
         let answer = world.taken(peer);
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        let detail = "the node that has the stream has not answered; it may have happened";
+        let detail = "the node that has to answer this has not; it may have happened";
         assert!(
             answer.contains(detail) && answer.contains("Connection: close\r\n"),
             "{answer}"
@@ -217,7 +217,7 @@ fn a_call_that_nobody_answers_is_given_up_and_its_goodbye_said_here() {
 fn what_comes_of_it_is_told_as_the_other_node_tells_it() {
     let busy = "as many calls wait for other nodes as may; send it again";
     let gone = "the node that had the stream has gone, and the stream with it";
-    let silent = "the node that has the stream has not answered; it may have happened";
+    let silent = "the node that has to answer this has not; it may have happened";
     let overloaded = |detail: &str| {
         let title = "The server is at a limit";
         problem(

@@ -251,7 +251,7 @@ fn a_node_that_is_configured_otherwise_takes_no_part_and_says_why() {
     let why = second.member.disagreement().unwrap().to_string();
     assert_eq!(
         why,
-        "offline_after_ms is 25000 here and 6000 in the fleet; all nodes must have the same"
+        "--offline-after-ms is 25000 here and 6000 in the fleet; all nodes must have the same"
     );
     assert_eq!(second.member.standing(second.now()), Standing::Joining);
     assert_eq!(second.member.peers(), []);

@@ -1,11 +1,12 @@
 //! Cursors: where a walk goes on that takes several requests.
 //!
 //! Owns their text, which only the process that made one takes, for the same walk: 8 bytes of keyed
-//! BLAKE3 behind the place, in hex. So nobody has to keep a walk, and whoever gives one up leaves
-//! nothing behind. What a place is, is the walk's.
+//! BLAKE3 behind the place, in hex; in a fleet the name of its node before it. So nobody has to keep
+//! a walk, and whoever gives one up leaves nothing behind. What a place is, is the walk's.
 
 use std::fmt::Write;
 
+use crate::engine::upstream::NodeName;
 use crate::wire::response::{Answer, problems};
 
 const TAG_BYTES: usize = 8;
@@ -14,6 +15,8 @@ const TAG_BYTES: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk<'w> {
     pub(super) secret: &'w [u8; 32],
+    /// The node of a fleet.
+    pub(super) node: Option<NodeName>,
     pub(super) name: &'static str,
     pub(super) filter: &'w str,
 }
@@ -30,7 +33,9 @@ pub(super) enum CursorFault {
 impl Walk<'_> {
     /// The cursor of a place.
     pub(super) fn cursor(&self, place: &[u8]) -> String {
-        let mut text = String::with_capacity(2 * (place.len() + TAG_BYTES));
+        let name = self.node.map(|node| node.to_string());
+        let mut text = name.unwrap_or_default();
+        text.reserve(2 * (place.len() + TAG_BYTES));
         for byte in place.iter().chain(&self.tag(place)) {
             let written = write!(text, "{byte:02x}");
             debug_assert!(written.is_ok(), "a String takes everything");
@@ -43,7 +48,7 @@ impl Walk<'_> {
         &self,
         cursor: &str,
     ) -> Result<[u8; BYTES], CursorFault> {
-        let (place, tag) = split(cursor)?;
+        let (place, tag) = split(self.own(cursor)?)?;
         let place: [u8; BYTES] = place.try_into().map_err(|_| CursorFault::Form)?;
         self.check(&place, tag)?;
         Ok(place)
@@ -54,10 +59,23 @@ impl Walk<'_> {
         &self,
         cursor: &str,
     ) -> Result<([u8; BYTES], Vec<u8>), CursorFault> {
-        let (place, tag) = split(cursor)?;
+        let (place, tag) = split(self.own(cursor)?)?;
         let (first, rest) = place.split_first_chunk().ok_or(CursorFault::Form)?;
         self.check(&place, tag)?;
         Ok((*first, rest.to_vec()))
+    }
+
+    /// A cursor without the name of its node.
+    fn own<'c>(&self, cursor: &'c str) -> Result<&'c str, CursorFault> {
+        let Some(own) = self.node else {
+            return Ok(cursor);
+        };
+        // Of another node it is sent there, if that one lives.
+        let named = node_and_rest(cursor).ok_or(CursorFault::Form)?;
+        from_hex(named.1).ok_or(CursorFault::Form)?;
+        Some(named.1)
+            .filter(|_| named.0 == own)
+            .ok_or(CursorFault::Gone)
     }
 
     fn check(&self, place: &[u8], tag: [u8; TAG_BYTES]) -> Result<(), CursorFault> {
@@ -84,6 +102,16 @@ impl Walk<'_> {
         let tag = hash.as_bytes().first_chunk();
         *tag.expect("a BLAKE3 hash has 32 bytes")
     }
+}
+
+/// The node of a fleet that made a cursor.
+pub(super) fn node(cursor: &str) -> Option<NodeName> {
+    node_and_rest(cursor).map(|(node, _)| node)
+}
+
+fn node_and_rest(cursor: &str) -> Option<(NodeName, &str)> {
+    let (node, rest) = cursor.split_at_checked(NodeName::TEXT_BYTES)?;
+    Some((NodeName::parse(node)?, rest))
 }
 
 /// The place of a cursor, and what vouches for it.
@@ -128,6 +156,7 @@ mod tests {
 
     const WALK: Walk<'_> = Walk {
         secret: &[7; 32],
+        node: None,
         name: "walk",
         filter: "a",
     };
@@ -155,6 +184,26 @@ mod tests {
         }
         let moved = cursor.replacen("01", "02", 1);
         assert_eq!(WALK.place::<3>(&moved), Err(CursorFault::Gone));
+    }
+
+    #[test]
+    fn in_a_fleet_a_cursor_names_its_node() {
+        let [one, other] = [1, 2].map(|host| NodeName::of(([10, 0, 0, host], 8080).into()));
+        let [walk, others] = [one, other].map(|name| Walk {
+            node: Some(name),
+            ..WALK
+        });
+        let cursor = walk.cursor(&[1, 2]);
+        assert_eq!(cursor, format!("{one}{}", WALK.cursor(&[1, 2])));
+        assert_eq!(
+            (walk.place(&cursor), node(&cursor)),
+            (Ok([1, 2]), Some(one))
+        );
+        assert_eq!(others.place::<2>(&cursor), Err(CursorFault::Gone));
+        for bad in ["", "0", "zz", &format!("{cursor}0")] {
+            assert_eq!(walk.place::<2>(bad), Err(CursorFault::Form), "{bad}");
+        }
+        assert_eq!(node("0123456"), None);
     }
 
     #[test]

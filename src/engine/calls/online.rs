@@ -96,6 +96,7 @@ pub(super) fn online(
 pub(super) fn walk<'w>(engine: &'w Engine, page: &'w Page) -> Walk<'w> {
     Walk {
         secret: &engine.node.secret,
+        node: engine.node.name,
         name: WALK,
         filter: page.filter(),
     }

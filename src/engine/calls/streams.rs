@@ -226,6 +226,7 @@ impl Engine {
     fn streams_walk<'w>(&'w self, filter: &'w str) -> Walk<'w> {
         Walk {
             secret: &self.node.secret,
+            node: self.node.name,
             name: WALK,
             filter,
         }

@@ -58,7 +58,7 @@ pub struct Forward {
 pub struct Onward {
     /// GET, POST or DELETE.
     pub method: Method,
-    /// Its path, without a query.
+    /// Its path, and a query where it is a list's.
     pub path: Box<str>,
     /// Host, as sent.
     pub host: Option<Box<str>>,

@@ -109,9 +109,14 @@ impl std::fmt::Display for Disagreement {
             fleet,
         } = self;
         if *setting != Layout::KEPT {
+            let flag = match *setting {
+                "partitions" => "--cluster-partitions",
+                "offline_after_ms" => "--offline-after-ms",
+                other => other,
+            };
             return write!(
                 out,
-                "{setting} is {here} here and {fleet} in the fleet; all nodes must have the same"
+                "{flag} is {here} here and {fleet} in the fleet; all nodes must have the same"
             );
         }
         let is_newer = fleet.parse::<u32>().is_ok_and(|kept| kept > Layout::FORMAT);

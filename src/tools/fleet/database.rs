@@ -7,7 +7,7 @@ use crate::bridge::{Options as Link, Survey};
 use crate::fleet::Life;
 use crate::fleet::calls::Call;
 use crate::fleet::held::{Enrolment, META_FIELD, Meta, RING_MESSAGES, life_field};
-use crate::fleet::hooks::parts_of;
+use crate::fleet::hooks::{has_ended, parts_of};
 use crate::fleet::library;
 use crate::fleet::member::Layout;
 use crate::fleet::partition::{LANES, LAYOUT, Partition, Partitions, key_slot};
@@ -41,6 +41,8 @@ pub(super) struct Node {
     /// Of each lane: how long ago it was renewed, by the lane's clock, in ms. None: it is not in
     /// there, or the lane can not be read.
     pub(super) ages_ms: [Option<u64>; LANES.len()],
+    /// It has said so itself.
+    pub(super) has_ended: bool,
     pub(super) http: String,
     pub(super) udp: String,
     /// Which library of functions it calls.
@@ -320,23 +322,24 @@ fn note(nodes: &mut BTreeMap<Life, Node>, lane: usize, renewed: &Renewed) {
         let node = nodes.entry(lease.life).or_insert_with(|| Node {
             life: lease.life,
             ages_ms: [None; LANES.len()],
+            has_ended: false,
             http: word(),
             udp: word(),
             library: word(),
             version: word(),
         });
-        node.ages_ms[lane] = Some(renewed.now.ms_since(lease.renewed_at));
+        // As nodes do: what is yet to come was dated by a clock that was set back since.
+        node.ages_ms[lane] = Some(renewed.now.ms_apart(lease.renewed_at));
+        node.has_ended |= has_ended(&lease.info);
     }
 }
 
 impl Node {
     /// Whether its lease holds, as far as is known: others take it for dead when it has run out in
-    /// two lanes of three.
+    /// two lanes of three. Who has ended lets it run out.
     pub(super) fn is_alive(&self, lease_ms: u64) -> bool {
-        self.ages_ms
-            .iter()
-            .flatten()
-            .any(|age_ms| *age_ms <= lease_ms)
+        let mut ages = self.ages_ms.iter().flatten();
+        !self.has_ended && ages.any(|age_ms| *age_ms <= lease_ms)
     }
 }
 

@@ -45,9 +45,10 @@ fn head() -> String {
 }
 
 fn standing(node: &Node, lease_ms: u64) -> &'static str {
-    match node.is_alive(lease_ms) {
-        true => "alive",
-        false => "gone",
+    match (node.is_alive(lease_ms), node.has_ended) {
+        (true, _) => "alive",
+        (false, true) => "ended",
+        (false, false) => "gone",
     }
 }
 
@@ -91,6 +92,7 @@ mod tests {
         Node {
             life: Life([0, 0x1a, 0xff, 2]),
             ages_ms,
+            has_ended: false,
             http: "10.0.0.1:8080".into(),
             udp: "10.0.0.1:8081".into(),
             library: "gd1".into(),
@@ -119,6 +121,13 @@ mod tests {
         assert_eq!(head().find("version"), fresh.find("0.1.0 "));
         let gone = node([Some(25_001), None, Some(30_000)]);
         assert!(row(&gone, 25_000).contains(" gone "));
+        let ended = Node {
+            has_ended: true,
+            ..node([Some(420), Some(420), Some(420)])
+        };
+        assert!(row(&ended, 25_000).contains(" ended "));
+        let long = row(&node([Some(3_599_900); 3]), 25_000);
+        assert!(long.contains("3599.9 s 10.0.0.1:8080"), "{long}");
         let json = of_programs(&gone, 25_000);
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["alive"], false);

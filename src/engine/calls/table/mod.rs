@@ -87,6 +87,8 @@ static TABLE: &[Row] = &[
     inner(Get, ONE_STREAM,         StreamsOne,   Streams, Here(Admin),    Allowed, InPath(seen)),
     inner(Delete, ONE_STREAM,      StreamsCut,   Streams, Services(Admin), Allowed, InPath(cut)),
     inner(Get, ONLINE,             Online, Shares, Here(Admin), Allowed, Walks(ByPrefix, online)),
+    row(Get, NODE_LISTS_STREAMS,   StreamsList,  Streams, Nodes, Allowed, Walks(ByUser, list)),
+    row(Get, NODE_LISTS_ONLINE,    Online, Shares, Nodes,        Allowed, Walks(ByPrefix, online)),
     row(Post, "/v1/beat",          Call::Beat,   Passes,  Either(Beat),   Refused, Notes(beat)),
     row(Post, "/v1/datagrams",     Datagrams,    Decides, Nodes,          Fleet,   Bundles(take)),
     row(Post, "/v1/status",        Status,       Every,   Either(Beat),   Refused, Says(set)),
@@ -126,6 +128,9 @@ const STREAM: &str = "/v1/stream";
 const STREAMS: &str = "/v1/streams";
 /// What nodes of a fleet ask each other.
 pub(super) const NODE_STREAMS: &str = "/v1/node/streams";
+/// Where nodes send on what goes on at another one.
+pub(super) const NODE_LISTS_STREAMS: &str = "/v1/node/lists/streams";
+pub(super) const NODE_LISTS_ONLINE: &str = "/v1/node/lists/online";
 const NODE_STREAM: &str = "/v1/node/streams/{stream}";
 const ONE_STREAM: &str = "/v1/streams/{stream}";
 const ONLINE: &str = "/v1/online";
