@@ -210,7 +210,8 @@ fn what_can_not_be_read_is_said() {
         ),
         (
             &["--cluster", &url, "--cluster-password-file", "none"],
-            "none: the file of --cluster-password-file can not be read: No such file or directory (os error 2)",
+            "none: the file of --cluster-password-file can not be read: No such file or directory \
+             (os error 2)",
         ),
         (
             &[],

@@ -434,7 +434,7 @@ fn a_name_gets_a_slot_when_somebody_has_heard_of_it() {
 #[test]
 fn idle_it_says_little() {
     let mut one = One::start(Cluster::new([0; 3]), LAYOUT, 1);
-    // All partitions are looked at together when a node starts: what follows is spread all the same.
+    // All partitions are looked at together when a node starts: what follows is spread.
     let mut each_s = Vec::new();
     for _ in 0..60 {
         let before = one.member.counts().commands;
@@ -598,7 +598,11 @@ fn what_took_a_claim_is_done_here_though_its_message_was_missed() {
         one.is_deaf = false;
         one.subscribe();
         one.pass(1_000);
-        assert_eq!(one.member.local().ended, [bob.clone()], "{number}");
+        assert_eq!(
+            one.member.local().ended,
+            std::slice::from_ref(&bob),
+            "{number}"
+        );
         assert_eq!(one.member.local().public(bob.user()), Some(false));
         assert_eq!(one.field(bob.user(), false), None);
         let is_kept = one.field(bob.user(), true).is_some();

@@ -1,8 +1,8 @@
 //! Cursors: where a walk goes on that takes several requests.
 //!
 //! Owns their text, which only the process that made one takes, for the same walk: 8 bytes of keyed
-//! BLAKE3 behind the place, in hex; in a fleet the name of its node before it. So nobody has to keep
-//! a walk, and whoever gives one up leaves nothing behind. What a place is, is the walk's.
+//! BLAKE3 behind the place, in hex; in a fleet the name of its node before it. So nobody has to
+//! keep a walk, and whoever gives one up leaves nothing behind. What a place is, is the walk's.
 
 use std::fmt::Write;
 
