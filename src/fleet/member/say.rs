@@ -67,6 +67,10 @@ impl<L: Local> Member<L> {
         }
         let entries = self.entries(at, may_take_back, clock, now);
         if entries.is_empty() && self.parts[at].uncertain.is_empty() {
+            if !self.parts[at].acts.is_empty() {
+                // What waits until departures have settled.
+                self.parts[at].retry_at = mono.plus_ms(AGAIN_MS);
+            }
             return;
         }
         let calls = self.calls(at, &entries, clock, now);
