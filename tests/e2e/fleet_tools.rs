@@ -24,13 +24,14 @@ impl Fleet {
         (output.status.code(), lines.collect())
     }
 
-    fn redis(&self, words: &[&str]) {
+    fn redis(&self, words: &[&str]) -> String {
         let (ip, url) = (self.home.ip(), self.url());
         let port = url.rsplit(':').next().expect("a port").to_owned();
         let ip = ip.to_string();
         let to = [&["-h", &ip, "-p", &port], words].concat();
         let done = self.home.run_program("redis-cli", &to);
         assert!(done.status.success(), "{done:?}");
+        String::from_utf8_lossy(&done.stdout).trim().to_owned()
     }
 }
 
@@ -295,6 +296,19 @@ fn doctor_judges_the_database() {
         detail.contains("maxmemory-policy is allkeys-lru"),
         "{detail}"
     );
+    // Each command may be forbidden by itself, and each by its channels.
+    for (rule, back, named) in [
+        ("-hscan", "+hscan", "'hscan'"),
+        ("-xadd", "+xadd", "'xadd'"),
+        ("resetchannels", "allchannels", "channels"),
+    ] {
+        fleet.redis(&["ACL", "SETUSER", "default", rule]);
+        let (verdict_of, detail) = doctor(&fleet, &[])("fleet functions").expect("it is judged");
+        assert_eq!(verdict_of, "fail");
+        assert!(detail.contains(named), "{detail}");
+        fleet.redis(&["ACL", "SETUSER", "default", back]);
+    }
+    assert_eq!(fleet.redis(&["KEYS", "gd:{doctor}*"]), "");
     fleet.redis.kill();
     let (verdict_of, detail) = doctor(&fleet, &[])("fleet database").expect("it is judged");
     assert_eq!(verdict_of, "fail");

@@ -22,6 +22,22 @@ const FAILOVER_MS: u64 = 2_000;
 /// Clocks that are further apart show in what users are told, in ms.
 const CLOCKS_APART_MS_MAX: u64 = 1_000;
 
+/// A key that nothing is kept at.
+const KEY: &[u8] = b"gd:{doctor}";
+/// What nodes send beside calls of functions, so that it changes nothing: an access list may forbid
+/// each by itself. It is looked at before the server says that the key is another one's.
+const ALSO_SENT: [&[&[u8]]; 9] = [
+    &[b"HMGET", KEY, b"f"],
+    &[b"HGETALL", KEY],
+    &[b"HSCAN", KEY, b"0"],
+    &[b"HDEL", KEY, b"f"],
+    &[b"XLEN", KEY],
+    &[b"XRANGE", KEY, b"-", b"+", b"COUNT", b"1"],
+    &[b"XADD", KEY, b"NOMKSTREAM", b"*", b"f", b"v"],
+    &[b"SET", KEY, b"v", b"XX"],
+    &[b"SPUBLISH", KEY, b""],
+];
+
 /// What one primary has said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Facts {
@@ -125,7 +141,10 @@ fn facts(survey: &mut Survey, at: usize) -> Result<Facts, String> {
         &[b"FCALL", fence.as_bytes(), b"0"],
         &[b"ACL", b"WHOAMI"],
     ];
-    let calls = words.map(|words| Call::plain(words.iter().copied()));
+    let words = words.iter().chain(&ALSO_SENT);
+    let calls: Vec<Call> = words
+        .map(|words| Call::plain(words.iter().copied()))
+        .collect();
     let clock = Clock::new();
     let began = clock.now();
     let replies = survey.ask(at, &calls)?;
@@ -156,12 +175,16 @@ fn read(address: String, replies: &[Reply], here_ms: u64, took_ms: u64) -> Facts
     };
     // It was read at some moment within.
     let apart = there_ms.map(|ms| ms.abs_diff(here_ms));
+    let user = || replies.get(4).map(text).unwrap_or_default();
     let refuses = match replies.get(3) {
-        Some(Reply::Error(error)) if error.starts_with("GDARGS") => None,
-        Some(Reply::Error(error)) => {
-            let user = replies.get(4).map(text).unwrap_or_default();
-            Some(format!("{error} (user {user})"))
+        Some(Reply::Error(error)) if error.starts_with("GDARGS") => {
+            let forbidden = replies.iter().skip(5).find_map(|reply| match reply {
+                Reply::Error(error) if error.starts_with("NOPERM") => Some(error),
+                _ => None,
+            });
+            forbidden.map(|error| format!("{error} (user {})", user()))
         }
+        Some(Reply::Error(error)) => Some(format!("{error} (user {})", user())),
         _ => Some("FCALL is answered by what is no answer of the library".to_owned()),
     };
     Facts {
@@ -403,6 +426,14 @@ mod tests {
         assert_eq!(found.node_timeout_ms, None);
         let why = "NOPERM no permission to run fcall (user green)";
         assert_eq!(found.refuses.as_deref(), Some(why));
+        let moved = Reply::Error("MOVED 7 10.0.0.2:6379".into());
+        let forbidden = Reply::Error("NOPERM no permission to run hscan".into());
+        assert_eq!(
+            read(&[&replies[..], &[moved, forbidden]].concat())
+                .refuses
+                .as_deref(),
+            Some("NOPERM no permission to run hscan (user green)")
+        );
     }
 
     #[test]
