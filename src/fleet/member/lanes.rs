@@ -185,6 +185,39 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_that_has_lost_a_life_and_one_that_is_ahead_of_its_clock_count_as_old() {
+        let now = Mono::from_micros(9_000_000);
+        // What each lane says: until when its amnesty lasts, and when the life was renewed.
+        let lost = |amnesty| Some((amnesty, None));
+        let old = |renewed| Some((0, Some(renewed)));
+        for (views, expected) in [
+            (
+                [old(1_000), lost(0), lost(0)],
+                Verdict::Dead(Unix::from_ms(1_000)),
+            ),
+            // Its amnesty is not over: whoever lives may have yet to come back.
+            ([old(1_000), lost(9_001), lost(0)], Verdict::Unsure),
+            ([old(8_000), lost(0), lost(0)], Verdict::Alive),
+            ([lost(0), lost(0), lost(0)], Verdict::Unsure),
+            ([lost(0), lost(0), None], Verdict::Unsure),
+            (
+                [old(1_000), old(99_000), None],
+                Verdict::Dead(Unix::from_ms(9_000)),
+            ),
+            // Two clocks may differ by less than a lease.
+            ([old(1_000), old(14_000), None], Verdict::Alive),
+        ] {
+            let mut lanes = Lanes::new();
+            for (at, seen) in views.into_iter().enumerate() {
+                if let Some((amnesty, renewed)) = seen {
+                    lanes.renewed(at, now, Server(1), view(9_000, amnesty, renewed));
+                }
+            }
+            assert_eq!(lanes.verdict(LIFE, 5_000, true, now), expected, "{views:?}");
+        }
+    }
+
+    #[test]
     fn a_lease_is_held_in_two_lanes() {
         let (mut lanes, now) = (Lanes::new(), Mono::from_micros(9_000_000));
         lanes.renewed(0, now, Server(1), view(1, 0, None));

@@ -237,6 +237,7 @@ impl<L: Local> Member<L> {
         let part = &mut self.parts[at];
         part.k = part.k.max(k);
         part.leaps = true;
+        part.is_lossy = true;
         part.is_enrolled = k > 0;
         self.read_all(at);
         self.schedule(at, now.mono);

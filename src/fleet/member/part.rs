@@ -155,6 +155,8 @@ pub(super) struct Part {
     /// From which slot on all are to be read.
     pub(super) walk: Option<u32>,
     pub(super) walk_again_at: Option<Mono>,
+    /// What this life said may be lost, and not all have been read since.
+    pub(super) is_lossy: bool,
     /// Those of whom this node may have to say when they went, and when to look.
     pub(super) unsaid: BTreeSet<u32>,
     pub(super) unsaid_at: Mono,
@@ -213,6 +215,7 @@ impl Part {
             reads_at: Mono::default(),
             walk: None,
             walk_again_at: None,
+            is_lossy: false,
             unsaid: BTreeSet::new(),
             unsaid_at: Mono::NEVER,
             names: BTreeSet::new(),

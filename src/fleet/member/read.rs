@@ -48,6 +48,7 @@ impl<L: Local> Member<L> {
             return;
         }
         self.ask_ring(at, server, now);
+        self.parts[at].is_lossy &= self.parts[at].walk.is_some();
         if self.parts[at]
             .walk_again_at
             .is_some_and(|due| now.mono >= due)
@@ -192,7 +193,8 @@ impl<L: Local> Member<L> {
         let own = self.enrolment_of(at, values.get(1).and_then(bytes_of), now);
         let (birth, number) = meta.map_or((None, 0), |meta| (Some(meta.birth), meta.number));
         let part = &self.parts[at];
-        let said_all = is_of_this_life && !part.leaps && part.uncertain.is_empty();
+        let said_all =
+            is_of_this_life && !part.leaps && !part.is_lossy && part.uncertain.is_empty();
         let as_of = AsOf {
             number,
             is_ahead: number > known.number || part.missed.is_some(),
