@@ -116,6 +116,8 @@ pub enum Planted {
     AuditOff,
     /// Numbers of messages count for whatever server.
     BaseUntied,
+    /// Who was logged out while a node was cut off stays there.
+    EndsUnread,
     /// Users of the dead are taken back without a fence.
     FenceSkipped,
     /// What was missed is told from first to last.
@@ -189,7 +191,7 @@ impl Planted {
 
 impl Planted {
     /// Those that a node of a fleet can have.
-    pub const FLEET: [Planted; 16] = [
+    pub const FLEET: [Planted; 17] = [
         Planted::VouchesNeverLate,
         Planted::FencesNeverLate,
         Planted::NumbersIgnored,
@@ -202,6 +204,7 @@ impl Planted {
         Planted::AbsencesBelieved,
         Planted::AuditOff,
         Planted::BaseUntied,
+        Planted::EndsUnread,
         Planted::FenceSkipped,
         Planted::HistoryReplayed,
         Planted::ReapUnsettled,

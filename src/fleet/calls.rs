@@ -5,19 +5,23 @@
 //! ```text
 //! gd1_vouch HOT HEAD OPS USER..   HEAD  life 4, mode 1, birth 8, k 6, not_after 6
 //!                                 OPS   of each user: op, flags, kinds, sent 6, last_active 6
+//! gd1_vouch HOT ENDS HEAD ..      with log-outs or erasures, whose `sent` is the user's tag
 //! gd1_fence HOT HEAD              HEAD  life 4, birth 8, not_after 6
 //! gd1_renew LANE HEAD INFO        HEAD  life 4, instance 8, not_after 6, silence 4, amnesty 4
 //! ```
 
 use super::bytes::{time, u48};
 use super::flags::{Saying, UserFlags, parts};
-use super::held::Kinds;
+use super::held::{Kinds, end_tag};
+use super::partition::ends_key;
 use super::{Birth, CALL_USERS_MAX, Life, library};
 use crate::time::Unix;
 use crate::wire::User;
 
 /// Flags of a claim whose node does not know what its user says of itself.
 const FLAGS_UNKNOWN: u8 = 3;
+/// No time.
+const NOTHING: [u8; 6] = [0; 6];
 
 /// A command of Redis.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,11 +37,16 @@ impl Call {
         }
     }
 
-    fn new(function: &str, key: &str, args: impl IntoIterator<Item = Box<[u8]>>) -> Call {
+    fn new(function: &str, keys: &[&str], args: impl IntoIterator<Item = Box<[u8]>>) -> Call {
         let function = library::function(function);
-        let head = ["FCALL", function.as_str(), "1", key].map(|word| Box::from(word.as_bytes()));
+        let count = keys.len().to_string();
+        let head = ["FCALL", function.as_str(), count.as_str()];
+        let head = head
+            .iter()
+            .chain(keys)
+            .map(|word| Box::from(word.as_bytes()));
         Call {
-            words: head.into_iter().chain(args).collect(),
+            words: head.chain(args).collect(),
         }
     }
 
@@ -64,6 +73,8 @@ pub struct Vouch {
     head: [u8; 25],
     ops: Vec<u8>,
     users: Vec<Box<[u8]>>,
+    /// Streams end with it.
+    ends: bool,
 }
 
 /// What is said with a call, and how it is identified.
@@ -99,6 +110,7 @@ impl Vouch {
             head,
             ops: Vec::new(),
             users: Vec::new(),
+            ends: false,
         }
     }
 
@@ -115,26 +127,28 @@ impl Vouch {
     ) {
         let sent = kinds.beat.unwrap_or_default();
         let flags = flags.map_or(FLAGS_UNKNOWN, |flags| flags.said().byte());
-        self.say(b'+', user, flags, kinds, sent, known.unwrap_or_default());
+        let times = (time(sent), known.unwrap_or_default());
+        self.say(b'+', user, flags, kinds, times);
     }
 
     /// Takes back kinds of a claim. If no life's claims prove that the user lives any more, it has
     /// gone.
     pub fn withdraw(&mut self, user: User<'_>, kinds: Kinds, last_active: Unix) {
-        self.say(b'-', user, 0, kinds, Unix::default(), last_active);
+        self.say(b'-', user, 0, kinds, (NOTHING, last_active));
     }
 
     /// A device said goodbye at `sent`, by its sender's clock; `kinds` of our own claim have ended
     /// with it. Judged across all lives: the user has gone unless a stream is left anywhere, or a
     /// claimed beat was sent later.
     pub fn goodbye(&mut self, user: User<'_>, kinds: Kinds, sent: Unix, last_active: Unix) {
-        self.say(b'g', user, 0, kinds, sent, last_active);
+        self.say(b'g', user, 0, kinds, (time(sent), last_active));
     }
 
     /// Logs the user out everywhere.
     pub fn log_out(&mut self, user: User<'_>, last_active: Unix) {
-        let nothing = Kinds::default();
-        self.say(b'!', user, 0, nothing, Unix::default(), last_active);
+        self.ends = true;
+        let times = (end_tag(user), last_active);
+        self.say(b'!', user, 0, Kinds::default(), times);
     }
 
     /// The user says this of itself from here on, here or not. Not nothing.
@@ -148,8 +162,9 @@ impl Vouch {
 
     /// Erases the user from the partition and its ring.
     pub fn erase(&mut self, user: User<'_>) {
-        let (nothing, never) = (Kinds::default(), Unix::default());
-        self.say(b'x', user, 0, nothing, never, never);
+        self.ends = true;
+        let times = (end_tag(user), Unix::default());
+        self.say(b'x', user, 0, Kinds::default(), times);
     }
 
     /// The same, unless the user is here.
@@ -178,7 +193,10 @@ impl Vouch {
     pub fn call(self, hot_key: &str) -> Call {
         debug_assert!(self.users.len() <= CALL_USERS_MAX);
         let head: [Box<[u8]>; 2] = [Box::from(self.head), self.ops.into()];
-        Call::new("vouch", hot_key, head.into_iter().chain(self.users))
+        let ends_key = ends_key(hot_key);
+        let keys = [hot_key, &ends_key];
+        let keys = if self.ends { &keys[..] } else { &keys[..1] };
+        Call::new("vouch", keys, head.into_iter().chain(self.users))
     }
 
     fn say(
@@ -187,11 +205,10 @@ impl Vouch {
         user: User<'_>,
         flags: u8,
         kinds: Kinds,
-        sent: Unix,
-        last_active: Unix,
+        (sent, last_active): ([u8; 6], Unix),
     ) {
         self.ops.extend([op, flags, kinds.byte()]);
-        self.ops.extend(time(sent));
+        self.ops.extend(sent);
         self.ops.extend(time(last_active));
         self.users.push(user.as_bytes().into());
     }
@@ -200,7 +217,7 @@ impl Vouch {
 /// `gd1_fence`: nothing of `life` is taken in this partition from here on.
 pub fn fence(hot_key: &str, life: Life, birth: Birth, not_after: Unix) -> Call {
     let head = [&life.0[..], &birth.0[..], &time(not_after)[..]].concat();
-    Call::new("fence", hot_key, [head.into()])
+    Call::new("fence", &[hot_key], [head.into()])
 }
 
 /// A node's lease.
@@ -235,7 +252,7 @@ pub fn renew(lane: &str, renewal: &Renewal<'_>) -> Call {
     ]
     .concat();
     let args = [head.into(), renewal.info.as_bytes().into()];
-    Call::new("renew", lane, args)
+    Call::new("renew", &[lane], args)
 }
 
 #[cfg(test)]
@@ -274,13 +291,14 @@ mod tests {
             b"+\x02\x04\0\0\0\0\0\0\0\0\0\0\x01\x02",
             b"-\0\x02\0\0\0\0\0\0\0\0\0\0\x01\x02",
             b"g\0\x04\0\0\0\0\x01\x02\0\0\0\0\0\x03",
-            b"!\0\0\0\0\0\0\0\0\0\0\0\0\x01\x02",
+            &[&b"!\0\0"[..], &end_tag(bob), b"\0\0\0\0\x01\x02"].concat(),
             b"=\x05\x03\0\0\0\0\0\0\0\0\0\0\0\0",
-            b"x\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            &[&b"x\0\0"[..], &end_tag(bob), b"\0\0\0\0\0\0"].concat(),
             b"x\0\x01\0\0\0\0\0\0\0\0\0\0\0\0",
         ]
         .concat();
-        let mut expected: Vec<&[u8]> = vec![b"FCALL", b"gd1_vouch", b"1", b"gd:{0}"];
+        let mut expected: Vec<&[u8]> = vec![b"FCALL", b"gd1_vouch", b"2", b"gd:{0}"];
+        expected.push(b"gd:{0}:ends");
         expected.push(b"lifeebirthday\0\0\0\0\0\x07\0\0\0\0\0\x09");
         expected.push(&ops);
         expected.extend([&b"bob"[..]; 8]);

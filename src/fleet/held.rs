@@ -10,6 +10,7 @@ use super::bytes::{take, take_time, take_u8, take_u32, take_u48, time, u48};
 use super::flags::UserFlags;
 use super::{Birth, Life, Malformed};
 use crate::time::Unix;
+use crate::wire::User;
 
 /// The field with a partition's [`Meta`].
 pub const META_FIELD: &[u8] = b"\0m";
@@ -247,6 +248,60 @@ impl Gone {
     }
 }
 
+/// A user whose streams ended everywhere: it was logged out, or erased. Kept by a tag, for nothing
+/// names who is erased.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Ended {
+    /// When, by the message that told it.
+    pub since: Unix,
+    /// Whose.
+    pub tag: [u8; 6],
+    /// Nothing is kept of it.
+    pub is_erased: bool,
+}
+
+/// By what a user is told from others of its partition: the third eight bytes of its BLAKE3 hash,
+/// the first six of them.
+pub fn end_tag(user: User<'_>) -> [u8; 6] {
+    let hash = blake3::hash(user.as_bytes());
+    let third = hash.as_bytes()[16..].first_chunk();
+    *third.expect("a BLAKE3 hash has 32 bytes")
+}
+
+impl Ended {
+    /// Most that are kept of a partition.
+    pub const MAX: usize = 256;
+
+    /// All that a key holds, oldest first.
+    ///
+    /// Errors: it holds something else, or more than [`Ended::MAX`].
+    pub fn parse_all(mut bytes: &[u8]) -> Result<Vec<Ended>, Malformed> {
+        const WHAT: Malformed = Malformed("who was logged out or erased lately");
+        let rest = &mut bytes;
+        let mut all = Vec::new();
+        while !rest.is_empty() && all.len() < Ended::MAX {
+            let ended = (|| {
+                let is_erased = match take_u8(rest)? {
+                    b'!' => false,
+                    b'x' => true,
+                    _ => return None,
+                };
+                let (since, tag) = (take_time(rest)?, take(rest)?);
+                Some(Ended {
+                    since,
+                    tag,
+                    is_erased,
+                })
+            })();
+            all.push(ended.ok_or(WHAT)?);
+        }
+        match rest.is_empty() {
+            true => Ok(all),
+            false => Err(WHAT),
+        }
+    }
+}
+
 impl Meta {
     /// From the field's value.
     ///
@@ -389,6 +444,30 @@ mod tests {
         assert!(Gone::parse(b"\0\0\0\0\0\x01\0\0\x02").is_err());
         assert!(Gone::parse(&gone.encode()[1..]).is_err());
         assert!(Gone::parse(&[&gone.encode()[..], b"x"].concat()).is_err());
+    }
+
+    #[test]
+    fn who_was_logged_out_or_erased() {
+        let ended = |ms, is_erased| Ended {
+            since: Unix::from_ms(ms),
+            tag: *b"abcdef",
+            is_erased,
+        };
+        let bytes = b"!\0\0\0\0\x01\x02abcdefx\0\0\0\0\x01\x03abcdef";
+        let both = vec![ended(0x0102, false), ended(0x0103, true)];
+        assert_eq!(Ended::parse_all(bytes), Ok(both));
+        assert_eq!(Ended::parse_all(b""), Ok(Vec::new()));
+        for cut in 1..bytes.len() {
+            let whole = cut == 13;
+            assert_eq!(Ended::parse_all(&bytes[..cut]).is_ok(), whole, "{cut}");
+        }
+        assert!(Ended::parse_all(b"-\0\0\0\0\x01\x02abcdef").is_err());
+        for (count, is_ok) in [(Ended::MAX, true), (Ended::MAX + 1, false)] {
+            assert_eq!(Ended::parse_all(&bytes[..13].repeat(count)).is_ok(), is_ok);
+        }
+        // The same on every node.
+        let alice = User::from_text("alice").unwrap();
+        assert_eq!(end_tag(alice), blake3::hash(b"alice").as_bytes()[16..22]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ local LIVES_MAX = 1024
 -- A message that is longer is kept in the ring as its first 20 bytes: who finds that reads anew.
 local RING_BYTES_MAX = 1024
 local RING_MESSAGES = 64
+-- Of whoever was logged out or erased: what was done 1, when 6, tag 6.
+local END_BYTES, ENDS_MAX = 13, 256
 
 local META, FENCES, LIFE, RING, NEWEST = '\0m', '\0F', '\0L', '\0r', '\0t'
 -- Kinds of a claim, as bits. The first two prove a life, an open stream does not. The last is no
@@ -145,8 +147,8 @@ end
 
 -- Why the arguments of a vouch are none. Nil: they are in order.
 local function fault_of(keys, args)
-  if #keys ~= 1 or #args < 2 or #args[1] ~= 25 then
-    return 'gd1_vouch takes one key, a head of 25 bytes, operations, users'
+  if #keys < 1 or #keys > 2 or #args < 2 or #args[1] ~= 25 then
+    return 'gd1_vouch takes one key or two, a head of 25 bytes, operations, users'
   elseif #args - 2 > USERS_MAX then
     return 'more than 200 users'
   elseif #args[2] ~= 15 * (#args - 2) then
@@ -175,7 +177,21 @@ local function fault_of(keys, args)
   end
 end
 
--- gd1_vouch HOT; HEAD OPS USER..: what one life claims, withdraws and tells of users.
+-- Keeps for an hour who was logged out or erased: a node that misses the message reads it there.
+local function note_ends(key, ends, now)
+  local kept = redis.pcall('GET', key)
+  if type(kept) ~= 'string' or #kept % END_BYTES ~= 0 then
+    kept = ''
+  end
+  local at = 1 + END_BYTES * math.max(#kept / END_BYTES + #ends - ENDS_MAX, 0)
+  while at <= #kept and now - struct.unpack('>I6', kept, at + 1) > HOUR_MS do
+    at = at + END_BYTES
+  end
+  kept = string.sub(kept, at) .. table.concat(ends)
+  redis.call('SET', key, kept, 'PX', string.format('%.0f', HOUR_MS))
+end
+
+-- gd1_vouch HOT [ENDS]; HEAD OPS USER..: what one life claims, withdraws and tells of users.
 local function vouch(keys, args)
   local fault = fault_of(keys, args)
   if fault then
@@ -221,6 +237,7 @@ local function vouch(keys, args)
   birth, seq, last_since, last_left = meta_of(had[1], birth)
   local since = math.max(now, last_since + 1)
   local lives, sets, gone, events, outcomes = { [life] = own }, {}, {}, {}, {}
+  local ends = {}
   local erases = false
 
   local function count(of, by)
@@ -246,6 +263,11 @@ local function vouch(keys, args)
 
   local byte, sub, band = string.byte, string.sub, bit.band
   local since_bytes = struct.pack('>I6', since)
+
+  -- Streams of a user end everywhere, whatever is claimed.
+  local function note_end(at)
+    ends[#ends + 1] = sub(ops, at, at) .. since_bytes .. sub(ops, at + 3, at + 8)
+  end
 
   -- Nobody claims a user any more. What it says of itself stays, unless it says nothing. Of who is
   -- invisible nobody else may be told.
@@ -399,11 +421,13 @@ local function vouch(keys, args)
         end
       end
     elseif op == LOG_OUT and is_here(value) then
+      note_end(at)
       release((claims_of(value, life)))
       outcome = leave(user, value)
       tell('!', byte(value, 7) % SAID, user, sub(ops, at + 9, at + 14))
     elseif op == LOG_OUT then
       -- Its streams may be anywhere; and nothing else changes.
+      note_end(at)
       tell('!', (value and byte(value, 7) or 0) + MORE, user, '')
       outcome = 'n'
     elseif kind == 0 or not is_here(value) then
@@ -411,6 +435,9 @@ local function vouch(keys, args)
       -- kind it is for who is not here alone.
       if is_here(value) then
         release((claims_of(value, life)))
+      end
+      if kind == 0 then
+        note_end(at)
       end
       gone[#gone + 1] = user
       tell('x', 0, user, '')
@@ -420,6 +447,9 @@ local function vouch(keys, args)
     outcomes[i - 2] = outcome
   end
 
+  if #ends > 0 and keys[2] then
+    note_ends(keys[2], ends, now)
+  end
   if #events > 0 then
     local message = birth .. struct.pack('>I6I6', seq, since) .. table.concat(events)
     seq, last_since = seq + 1, since

@@ -118,6 +118,11 @@ impl Partitions {
     }
 }
 
+/// The key with who was logged out or erased lately, beside a partition's hot key.
+pub fn ends_key(hot_key: &str) -> String {
+    format!("{hot_key}:ends")
+}
+
 /// Which of `buckets` a user's offline entry is in: the second eight bytes of its hash, so that the
 /// users of a partition spread over all of them.
 pub fn bucket_of(user: User<'_>, buckets: u32) -> u32 {

@@ -12,7 +12,7 @@ use greendot::fleet::traffic::Reply;
 use greendot::status::Status;
 use greendot::time::Unix;
 
-use crate::lua::{Data, Library};
+use crate::lua::{Data, Library, TEXT};
 use crate::redis::Answer;
 use crate::world::{BIRTH, HOT, World, user};
 
@@ -99,14 +99,16 @@ impl Twins {
         let before = self.world.now();
         let real = self.world.link.call(call);
         let words: Vec<&[u8]> = call.words().collect();
-        let [_, function, _, key, args @ ..] = &words[..] else {
+        let [_, function, count, rest @ ..] = &words[..] else {
             panic!("{words:?} is no call of a function");
         };
+        let (keys, args) = rest.split_at(if *count == b"2" { 2 } else { 1 });
+        let key = &keys[0];
         let name = std::str::from_utf8(function).unwrap();
         // When a real server did it can be read from what it wrote.
         let at = self.done_at(name, key, &real).unwrap_or(before);
         let data = &mut self.data;
-        let (model, published) = self.library.call(data, at.ms(), name, key, args);
+        let (model, published) = self.library.call(data, at.ms(), name, keys, args);
         assert_eq!(answer(model), sorted(real), "{words:?}");
         for (_, message) in published {
             assert_eq!(self.world.heard(), message);
@@ -118,6 +120,12 @@ impl Twins {
             .map(|pair| (pair[0].clone(), pair[1].clone()));
         let model = self.data.get(*key).cloned().unwrap_or_default();
         assert_eq!(model, real.collect(), "{words:?}");
+        if let Some(ends) = keys.get(1) {
+            let real = self.world.link.ask([&b"GET"[..], ends]);
+            let model = self.data.get(*ends).and_then(|text| text.get(TEXT));
+            let model = model.map_or(Answer::Nothing, |bytes| Answer::Bytes(bytes.clone()));
+            assert_eq!(model, real, "{words:?}");
+        }
     }
 
     /// None: nothing that was written says it.

@@ -6,7 +6,7 @@ use greendot::fleet::calls::Call;
 use greendot::fleet::partition::key_slot;
 use greendot::fleet::traffic::Reply;
 
-use crate::lua::{Data, Library, Published, remove, set};
+use crate::lua::{Data, Library, Published, TEXT, remove, set};
 
 pub(crate) const SHARDS: usize = 3;
 
@@ -86,9 +86,10 @@ impl Cluster {
         let bytes = |bytes: &Vec<u8>| Reply::Bytes(bytes.clone());
         let owned = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect::<Vec<_>>();
         let reply = match words {
-            [b"FCALL", function, b"1", key, args @ ..] => {
+            [b"FCALL", function, count @ (b"1" | b"2"), rest @ ..] => {
                 let function = std::str::from_utf8(function).unwrap();
-                return self.library.call(data, unix_ms, function, key, args);
+                let (keys, args) = rest.split_at(usize::from(count[0] - b'0'));
+                return self.library.call(data, unix_ms, function, keys, args);
             }
             [b"SPUBLISH", channel, message] => {
                 return (Reply::Number(1), vec![(channel.to_vec(), message.to_vec())]);
@@ -97,6 +98,10 @@ impl Cluster {
                 Reply::Bytes((unix_ms / 1_000).to_string().into()),
                 Reply::Bytes((unix_ms % 1_000 * 1_000).to_string().into()),
             ]),
+            [b"GET", key] => {
+                let text = data.get(*key).and_then(|text| text.get(TEXT));
+                text.map_or(Reply::Nil, bytes)
+            }
             [b"HMGET", key, fields @ ..] => {
                 let hash = data.get(*key);
                 let value = |field: &&[u8]| hash.and_then(|hash| hash.get(*field));

@@ -46,6 +46,14 @@ enum Way {
     Vouched(usize),
     /// A stream whose holder beats by itself.
     Open(usize),
+    /// A stream of somebody who was logged out or erased: that node has yet to end it.
+    Ending(usize),
+}
+
+impl Way {
+    fn streams_at(self, node: usize) -> bool {
+        [Way::Vouched(node), Way::Open(node), Way::Ending(node)].contains(&self)
+    }
 }
 
 struct Device {
@@ -82,6 +90,7 @@ struct Truth {
     may_come_anew: bool,
     /// How often it was logged out or erased, and how often each node was told so.
     sent_away: u32,
+    sent_away_ms: u64,
     ended: [u32; NODES],
 }
 
@@ -240,7 +249,12 @@ impl Fleet {
                 next_ms,
             } = self.devices[at];
             self.vouch(user, way);
-            if now_ms >= until_ms {
+            if let Way::Ending(node) = way {
+                // Its holder waits for the node's word.
+                if !self.world.nodes[node].is_alive {
+                    self.devices[at].way = Way::Absent;
+                }
+            } else if now_ms >= until_ms {
                 self.change(at);
             } else if matches!(way, Way::Beats | Way::Open(_)) && now_ms >= next_ms {
                 let node = match way {
@@ -307,7 +321,7 @@ impl Fleet {
         let (node, vouches) = match way {
             Way::Vouched(node) => (node, true),
             Way::Open(node) => (node, false),
-            Way::Absent | Way::Beats => return,
+            Way::Absent | Way::Beats | Way::Ending(_) => return,
         };
         self.stream(user, node, vouches, true);
         if vouches {
@@ -324,7 +338,7 @@ impl Fleet {
                 self.stream(user, node, true, false);
             }
             Way::Open(node) => self.stream(user, node, false, false),
-            Way::Absent | Way::Beats => {}
+            Way::Absent | Way::Beats | Way::Ending(_) => {}
         }
     }
 
@@ -393,9 +407,10 @@ impl Fleet {
             let udp = homes.homes()[home].udp;
             (0..NODES).find(|node| udp_of(*node) == udp)
         };
-        let has_stream = self.devices.iter().any(|device| {
-            device.user == user && [Way::Vouched(node), Way::Open(node)].contains(&device.way)
-        });
+        let has_stream = self
+            .devices
+            .iter()
+            .any(|device| device.user == user && device.way.streams_at(node));
         let (here, there) = match homes.place(self.users[user].user()) {
             Place::Here => (true, None),
             Place::There(_) if has_stream => (true, None),
@@ -455,7 +470,7 @@ impl Fleet {
         member.said_goodbye(name.user(), kinds, sent, sent, now);
         self.world.drain(node);
         let has_stream = self.devices.iter().any(|device| {
-            device.user == user && matches!(device.way, Way::Vouched(_) | Way::Open(_))
+            device.user == user && (0..NODES).any(|node| device.way.streams_at(node))
         });
         let truth = &mut self.truth[user];
         truth.changed_ms = self.world.ms();
@@ -530,21 +545,21 @@ impl Fleet {
     /// Somebody was logged out, or erased.
     fn send_away(&mut self, user: usize) {
         self.truth[user].sent_away += 1;
+        self.truth[user].sent_away_ms = self.world.ms();
         // Of who goes by then Redis may have lost that somebody else was here before.
         let partition = self.world.partitions.of(self.users[user].user());
         for (truth, of) in self.truth.iter_mut().zip(&self.users) {
             truth.may_come_anew |= self.world.partitions.of(of.user()) == partition;
         }
-        // Its devices hear of it, and all its streams end; until then anything may be told.
-        for at in 0..self.devices.len() {
-            let Device { user: of, way, .. } = self.devices[at];
-            if of == user {
-                self.close(user, way);
-                self.devices[at].way = Way::Absent;
-                self.devices[at].until_ms = self.world.ms() + self.random.u64(500..9_000);
-            }
-        }
+        // Its devices beat no more, and all its streams are to end; until then anything may be told.
         let now_ms = self.world.ms();
+        for device in self.devices.iter_mut().filter(|device| device.user == user) {
+            device.way = match device.way {
+                Way::Vouched(node) | Way::Open(node) | Way::Ending(node) => Way::Ending(node),
+                Way::Absent | Way::Beats => Way::Absent,
+            };
+            device.until_ms = now_ms + self.random.u64(500..9_000);
+        }
         let truth = &mut self.truth[user];
         (truth.alive_ms, truth.excused_ms) = (0, now_ms);
     }
@@ -724,7 +739,7 @@ impl Fleet {
             truth.ended[node] += 1;
             let is_repeated = truth.ended[node] > truth.sent_away;
             for device in self.devices.iter_mut().filter(|device| device.user == user) {
-                if [Way::Vouched(node), Way::Open(node)].contains(&device.way) {
+                if device.way.streams_at(node) {
                     device.way = Way::Absent;
                     device.until_ms = now_ms + 500;
                 }
@@ -756,6 +771,17 @@ impl Fleet {
         let is_calm = now_ms > self.broken_ms + HEALED_MS || (14_000..begin).contains(&now_ms);
         if !is_calm {
             return;
+        }
+        for at in 0..self.devices.len() {
+            let Device { user, way, .. } = self.devices[at];
+            let away_ms = now_ms - self.truth[user].sent_away_ms;
+            if let Way::Ending(node) = way
+                && away_ms > UNDER_WAY_MS
+            {
+                let name = self.users[user].as_str();
+                let what = format!("{name}, sent away {away_ms} ms ago");
+                self.fail(format!("node {node} keeps a stream of {what}"));
+            }
         }
         // Who comes while Redis is away may be told as here since Redis is back.
         let broken = BREAKS_MS..self.broken_ms + HEALED_MS;

@@ -11,8 +11,10 @@ use greendot::planted::{self, Planted};
 use mlua::{Function, Lua, MultiValue, Result, Table, Value};
 
 pub(crate) type Hash = BTreeMap<Vec<u8>, Vec<u8>>;
-/// All keys of a server: hashes.
+/// All keys of a server: hashes. A string is one with the field [`TEXT`] alone.
 pub(crate) type Data = BTreeMap<Vec<u8>, Hash>;
+/// The field of a string.
+pub(crate) const TEXT: &[u8] = b"";
 
 /// A message that a server publishes: the channel, and what.
 pub(crate) type Published = (Vec<u8>, Vec<u8>);
@@ -57,7 +59,7 @@ impl Library {
         data: &mut Data,
         unix_ms: u64,
         function: &str,
-        key: &[u8],
+        keys: &[&[u8]],
         args: &[&[u8]],
     ) -> (Reply, Vec<Published>) {
         *self.stage.borrow_mut() = Stage {
@@ -74,7 +76,7 @@ impl Library {
                 .map(|word| self.lua.create_string(word).unwrap());
             self.lua.create_sequence_from(words).unwrap()
         };
-        let answer: Value = called.call((strings(&[key]), strings(args))).unwrap();
+        let answer: Value = called.call((strings(keys), strings(args))).unwrap();
         let stage = self.stage.take();
         *data = stage.data;
         (reply(&answer), stage.published)
@@ -148,6 +150,8 @@ fn redis(
         let words: Vec<Vec<u8>> = words.iter().map(word).collect();
         run(lua, &mut stage.borrow_mut(), &words)
     })?;
+    // None of those that it is used with fails here.
+    redis.set("pcall", call.clone())?;
     redis.set("call", call)?;
     let register = move |_: &Lua, (name, function): (String, Function)| {
         functions.borrow_mut().insert(name, function);
@@ -183,6 +187,11 @@ fn run(lua: &Lua, stage: &mut Stage, words: &[Vec<u8>]) -> Result<Value> {
             Ok(Value::Table(time))
         }
         (b"HGET", [key, field]) => found(stage.data.get(key).and_then(|hash| hash.get(field))),
+        (b"GET", [key]) => found(stage.data.get(key).and_then(|text| text.get(TEXT))),
+        (b"SET", [key, value, px, _]) if px == b"PX" => {
+            set(&mut stage.data, key, &[TEXT.to_vec(), value.clone()]);
+            Ok(Value::Nil)
+        }
         (b"HMGET", [key, fields @ ..]) => {
             let hash = stage.data.get(key);
             let values = lua.create_table()?;

@@ -100,6 +100,7 @@ fn faults_of(bug: Planted) -> &'static [Fault] {
         Planted::FencesNeverLate => &[Fault::FencesStuck],
         Planted::NumbersIgnored | Planted::SaidWithAnother => &[Fault::AnswersLost],
         Planted::InvisibleArrives | Planted::FlagsDropped => &[Fault::None],
+        Planted::EndsUnread => &[Fault::NodeCutLong, Fault::NodeStoppedLong],
         Planted::SinceAnew => &[Fault::Flushed, Fault::Deleted],
         _ => &[],
     }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use greendot::engine::{Home, HomeList, PartitionSet};
-use greendot::fleet::library;
 use greendot::fleet::member::{Layout, Member, Settings, Standing};
 use greendot::fleet::partition::{Partition, Partitions};
 use greendot::fleet::traffic::{Command, Event, Failed, Reply, Server, Tag, To};
+use greendot::fleet::{CALL_USERS_MAX, library};
 use greendot::slot::Slot;
 use greendot::time::{Mono, Now, Unix};
 use greendot::wire::UserBuf;
@@ -227,7 +227,13 @@ impl World {
             // Partitions stand in line for room.
             false => 3,
         };
+        let call_users_max = match self.random.bool() {
+            true => CALL_USERS_MAX,
+            // A partition's few users take several reads and calls, as many users do.
+            false => 1,
+        };
         let settings = Settings {
+            call_users_max,
             layout: Layout {
                 partitions: 64,
                 buckets: 2,
@@ -511,13 +517,14 @@ impl World {
             let words: Vec<&[u8]> = call.words().collect();
             let at = words.iter().position(|word| *word == user.as_bytes());
             if let Some(at) = at.filter(|_| words[0] != b"HMGET") {
+                let head = if words[2] == b"2" { 5 } else { 4 };
                 let op = words
-                    .get(5)
-                    .and_then(|ops| ops.get(15 * at.saturating_sub(6)));
+                    .get(head + 1)
+                    .and_then(|ops| ops.get(15 * at.saturating_sub(head + 2)));
                 let (ms, mode) = (
                     self.ms(),
                     words
-                        .get(4)
+                        .get(head)
                         .and_then(|head| head.get(4))
                         .map(|mode| char::from(*mode)),
                 );

@@ -35,6 +35,8 @@ pub(super) const UNTOLD: u16 = 2_048;
 pub(super) const WENT: u16 = 4_096;
 /// A call that may have been done said something of it: what Redis has of it is not known.
 pub(super) const UNSURE: u16 = 8_192;
+/// It was sent away, and the message of it missed: who is not here by what is read has gone.
+pub(super) const TAKEN: u16 = 16_384;
 /// What a word of the fleet about a user ends.
 pub(super) const GUESSES: u16 = GUESSED | UNTOLD | WENT;
 

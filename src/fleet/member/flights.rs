@@ -30,6 +30,8 @@ pub(super) enum Asked {
         at: usize,
         /// No call of this life was under way.
         is_quiet: bool,
+        /// Messages may have been missed.
+        asks_ends: bool,
     },
     Ring(usize),
     Read {
@@ -133,15 +135,14 @@ impl<L: Local> Member<L> {
             Asked::Layout => self.layout_read(replies, now),
             Asked::LaneTime(lane) => self.lane_told(lane, server, replies, now),
             Asked::Lane(lane) => self.renewed(lane, server, &flight, replies, now),
-            Asked::Look { at, is_quiet } => {
+            Asked::Look {
+                at,
+                is_quiet,
+                asks_ends,
+            } => {
                 self.arrive(at, server, now);
-                self.looked(
-                    at,
-                    server,
-                    is_quiet && flight.life == self.life,
-                    replies,
-                    now,
-                );
+                let is_quiet = is_quiet && flight.life == self.life;
+                self.looked(at, server, (is_quiet, asks_ends), replies, now);
                 self.step(at, now);
             }
             Asked::Ring(at) => {
@@ -189,7 +190,8 @@ impl<L: Local> Member<L> {
                 self.lanes.all[lane].is_asked = false;
                 self.lanes.all[lane].next_at = soon;
             }
-            Asked::Look { at, .. } => {
+            Asked::Look { at, asks_ends, .. } => {
+                self.parts[at].ends.are_due |= asks_ends;
                 self.parts[at].is_looking = false;
                 self.parts[at].look_at = soon;
                 self.schedule(at, soon);

@@ -119,6 +119,8 @@ impl<L: Local> Member<L> {
         let said_here = now.unix.minus_ms(age_ms);
         self.pass_word(now.mono.minus_ms(age_ms), user, what);
         self.touch(at, number, user);
+        // Who has no slot yet may have one when it is read who was sent away.
+        let is_news = self.note_end(at, since, user, what);
         let Some(slot) = self.slot_of(at, user, what, now) else {
             return;
         };
@@ -145,7 +147,7 @@ impl<L: Local> Member<L> {
             // Whatever was claimed of it has gone with it.
             self.set_kinds(index, 0);
         }
-        if let Some(ending) = ending {
+        if let Some(ending) = ending.filter(|_| is_news) {
             self.local.ended(slot, ending, now);
             if is_read {
                 // What was read is newer, and may have gone with it.

@@ -31,10 +31,23 @@ impl<L: Local> Member<L> {
             META_FIELD,
             &life,
         ])];
+        let part = &self.parts[at];
+        let asks_ends = part.hearing == Hearing::Base || part.ends.are_due;
+        if asks_ends {
+            calls.push(self.ends_call(at));
+        }
         if self.servers.is_clock_old(server, now.mono) {
             calls.push(Call::plain([&b"TIME"[..]]));
         }
-        self.parts[at].is_looking = self.send(Asked::Look { at, is_quiet }, to, server, calls, now);
+        let asked = Asked::Look {
+            at,
+            is_quiet,
+            asks_ends,
+        };
+        let is_sent = self.send(asked, to, server, calls, now);
+        let part = &mut self.parts[at];
+        part.is_looking = is_sent;
+        part.ends.are_due &= !is_sent;
     }
 
     /// When a partition is audited next. Each has its own moment, whatever has had all of them
@@ -50,21 +63,29 @@ impl<L: Local> Member<L> {
         &mut self,
         at: usize,
         server: Server,
-        is_quiet: bool,
+        (is_quiet, asks_ends): (bool, bool),
         replies: &[Reply],
         now: Now,
     ) {
         let audit_at = self.audit_at(at, now);
         let part = &mut self.parts[at];
         part.is_looking = false;
-        part.look_at = audit_at;
-        let Some((Reply::List(values), time)) = replies.split_first() else {
+        // A life may have begun behind this look.
+        part.look_at = if part.ends.are_due {
+            now.mono
+        } else {
+            audit_at
+        };
+        let Some((Reply::List(values), rest)) = replies.split_first() else {
+            part.ends.are_due |= asks_ends;
             part.look_at = now.mono.plus_ms(1_000);
             return self.answered_oddly(at, replies, now);
         };
+        let (ends, time) = rest.split_at(usize::from(asks_ends).min(rest.len()));
         if let Some(said) = time.first().and_then(time_of) {
             self.servers.says(server, said, now.mono);
         }
+        self.ends_read(at, ends.first(), now);
         let mut values = values.iter().map(bytes_of);
         let meta = self.meta_of(at, values.next().flatten(), now);
         let own = self.enrolment_of(at, values.next().flatten(), now);
@@ -107,7 +128,12 @@ impl<L: Local> Member<L> {
         own.unwrap_or_else(|malformed| self.is_malformed(at, &malformed, now))
     }
 
-    fn is_malformed<T>(&mut self, at: usize, malformed: &Malformed, now: Now) -> Option<T> {
+    pub(super) fn is_malformed<T>(
+        &mut self,
+        at: usize,
+        malformed: &Malformed,
+        now: Now,
+    ) -> Option<T> {
         self.counts.malformed += 1;
         self.was_refused(at, &format!("malformed: {}", malformed.0), now.mono);
         None

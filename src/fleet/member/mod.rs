@@ -11,6 +11,7 @@
 
 mod claims;
 mod counts;
+mod ends;
 mod flights;
 mod forget;
 mod hear;
@@ -443,6 +444,8 @@ impl<L: Local> Member<L> {
             part.claimed_as_of.clear();
             part.retry_at = now.mono;
             part.walk = Some(0);
+            part.ends.are_due = true;
+            part.look_at = now.mono;
             self.schedule(at, now.mono);
         }
     }

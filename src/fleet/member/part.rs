@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::ends::Ends;
 use super::local::Ticket;
 use crate::fleet::flags::{Saying, UserFlags};
 use crate::fleet::held::{Gone, Kinds};
@@ -167,6 +168,7 @@ pub(super) struct Part {
     pub(super) read_as_of: Vec<(u64, UserBuf)>,
     pub(super) claimed_as_of: Vec<(u64, UserBuf)>,
     pub(super) alone: Vec<u32>,
+    pub(super) ends: Ends,
 
     pub(super) k: u64,
     pub(super) is_enrolled: bool,
@@ -223,6 +225,7 @@ impl Part {
             read_as_of: Vec::new(),
             claimed_as_of: Vec::new(),
             alone: Vec::new(),
+            ends: Ends::default(),
             k: 0,
             is_enrolled: false,
             leaps: true,

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::claims::{
-    ALONE, ASKED, FLYING, GUESSES, KINDS, NOWHERE, OPEN, PROOF, STREAM, UNSURE, UNTOLD, WENT,
-    bits_of,
+    ALONE, ASKED, FLYING, GUESSES, KINDS, NOWHERE, OPEN, PROOF, STREAM, TAKEN, UNSURE, UNTOLD,
+    WENT, bits_of,
 };
 use super::lease::bytes_of;
 use super::part::{Hearing, Wanted};
 use super::{Asked, Ending, How, Local, Member, State};
-use crate::fleet::CALL_USERS_MAX;
 use crate::fleet::calls::Call;
 use crate::fleet::flags::UserFlags;
 use crate::fleet::held::{Gone, Here, META_FIELD, life_field};
@@ -48,6 +47,9 @@ impl<L: Local> Member<L> {
             return;
         }
         self.ask_ring(at, server, now);
+        if self.parts[at].ends.are_due {
+            return;
+        }
         self.parts[at].is_lossy &= self.parts[at].walk.is_some();
         if self.parts[at]
             .walk_again_at
@@ -75,8 +77,9 @@ impl<L: Local> Member<L> {
 
     /// Wants the next ones of all, if all are to be read.
     fn walk(&mut self, at: usize) {
+        let most = self.settings.call_users_max;
         let part = &mut self.parts[at];
-        let Some(from) = part.walk.filter(|_| part.asks.len() < CALL_USERS_MAX) else {
+        let Some(from) = part.walk.filter(|_| part.asks.len() < most) else {
             return;
         };
         if from == 0 {
@@ -87,7 +90,7 @@ impl<L: Local> Member<L> {
         if slots > 0 {
             self.reach(slots - 1);
         }
-        let (found, next) = self.claims.of(at as u16, from, CALL_USERS_MAX);
+        let (found, next) = self.claims.of(at as u16, from, most);
         for slot in found {
             self.want(slot);
         }
@@ -113,7 +116,7 @@ impl<L: Local> Member<L> {
             return false;
         }
         let part = &mut self.parts[at];
-        let most = part.asks.len().min(CALL_USERS_MAX);
+        let most = part.asks.len().min(self.settings.call_users_max);
         let mut users: Vec<Wanted> = part.asks.drain(..most).collect();
         users.retain(|wanted| match wanted {
             Wanted::Slot(slot) => {
@@ -311,6 +314,8 @@ impl<L: Local> Member<L> {
                 let taken_at = self.taken_at(slot, here.as_ref(), gone, as_of);
                 self.was_taken(at, slot, had, taken_at, now);
             }
+            is_taken |= self.claims.has(index, TAKEN);
+            self.claims.clear(index, TAKEN);
         }
         let own = bits_of(self.local.own(slot, now).kinds);
         let flags = here.as_ref().map_or(UserFlags::PLAIN, |here| here.flags);

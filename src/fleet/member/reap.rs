@@ -272,7 +272,7 @@ impl<L: Local> Member<L> {
         let Some(reap) = self.parts[at].reap.as_mut() else {
             return;
         };
-        let most = reap.found.len().min(CALL_USERS_MAX);
+        let most = reap.found.len().min(self.settings.call_users_max);
         if tokens < most as u64 {
             reap.next_at = now.mono.plus_ms(20);
             return;

@@ -11,7 +11,6 @@ use super::claims::{
 };
 use super::part::{Act, Entry, Op, Said};
 use super::{AGAIN_MS, Asked, Local, Member, not_after};
-use crate::fleet::CALL_USERS_MAX;
 use crate::fleet::calls::{Call, Caller, Mode, Vouch};
 use crate::fleet::flags::UserFlags;
 use crate::fleet::held::{Gone, Kinds};
@@ -35,7 +34,8 @@ impl<L: Local> Member<L> {
         let mono = now.mono;
         self.correct(at, server, now);
         let part = &self.parts[at];
-        if part.flying.is_some() || part.is_looking || mono < part.retry_at {
+        let waits = part.is_looking || part.ends.are_due;
+        if part.flying.is_some() || waits || mono < part.retry_at {
             return;
         }
         let may_take_back = self.may_take_back(at, mono) && !self.is_leaving;
@@ -88,7 +88,7 @@ impl<L: Local> Member<L> {
     /// What waited to be taken back may be.
     fn release(&mut self, at: usize) {
         let part = &mut self.parts[at];
-        let most = part.held.len().min(CALL_USERS_MAX);
+        let most = part.held.len().min(self.settings.call_users_max);
         for slot in part.held.drain(..most) {
             let is_waiting = self.claims.has(slot, HELD);
             self.claims.clear(slot, HELD);
@@ -102,7 +102,7 @@ impl<L: Local> Member<L> {
     fn entries(&mut self, at: usize, may_take_back: bool, clock: Unix, now: Now) -> Vec<Entry> {
         let (mut entries, mut named) = (Vec::new(), BTreeSet::new());
         let mut later = Vec::new();
-        while entries.len() < CALL_USERS_MAX {
+        while entries.len() < self.settings.call_users_max {
             let Some(act) = self.parts[at].acts.pop_front() else {
                 break;
             };
@@ -142,7 +142,7 @@ impl<L: Local> Member<L> {
             self.parts[at].acts.push_front(act);
         }
         let mut again = Vec::new();
-        while entries.len() < CALL_USERS_MAX {
+        while entries.len() < self.settings.call_users_max {
             let Some(slot) = self.parts[at].marks.pop_front() else {
                 break;
             };

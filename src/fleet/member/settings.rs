@@ -1,5 +1,7 @@
 //! What a node of a fleet is told when it starts, and what all nodes of one must agree on.
 
+use crate::fleet::CALL_USERS_MAX;
+
 /// How a node takes part.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -20,6 +22,9 @@ pub struct Settings {
     pub audit_ms: u64,
     /// Most commands that are under way to one server at a time; not 0.
     pub in_flight_max: u32,
+    /// Most users of one call and of one read, 1 to [`CALL_USERS_MAX`]. A test has few, so that a
+    /// partition of few users takes several.
+    pub call_users_max: usize,
     /// Users of dead nodes that the whole fleet takes offline in a second.
     pub reap_users_per_s: u32,
     /// Of whoever has been offline for longer nothing is kept. 0: everything is. One node that
@@ -40,6 +45,7 @@ impl Default for Settings {
             void_after_ms: 2_000,
             audit_ms: 30_000,
             in_flight_max: 32,
+            call_users_max: CALL_USERS_MAX,
             reap_users_per_s: 20_000,
             forget_after_ms: 0,
             names_max: 1_000_000,
