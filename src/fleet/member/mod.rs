@@ -311,6 +311,9 @@ impl<L: Local> Member<L> {
         let Some(server) = self.parts[at].server.filter(|_| self.is_agreed) else {
             return;
         };
+        if self.parts[at].alarms {
+            self.alarm(at, server, now);
+        }
         self.look(at, server, now);
         self.read(at, server, now);
         self.say(at, server, now);
@@ -327,6 +330,7 @@ impl<L: Local> Member<L> {
             due = due.min(part.retry_at.max(now.mono.plus_ms(1)));
         }
         let waits = !part.held.is_empty() || !part.alone.is_empty() || !part.acts.is_empty();
+        let waits = waits || part.alarms;
         let reads = part.hearing == Hearing::InStep
             && part.reads == 0
             && (!part.asks.is_empty() || part.walk.is_some() || part.missed.is_some());
@@ -413,7 +417,8 @@ impl<L: Local> Member<L> {
         );
         let call = Call::plain([&b"SPUBLISH"[..], hot.as_bytes(), &head]);
         let to = To::Partition(self.parts[at].id);
-        self.send(Asked::Correct, to, server, vec![call], now);
+        // All who have somebody there must hear of it before departures have settled.
+        self.parts[at].alarms = !self.send(Asked::Correct, to, server, vec![call], now);
     }
 
     fn hot_key(&self, at: usize) -> String {

@@ -146,6 +146,8 @@ pub(super) struct Part {
     pub(super) turn: Option<Server>,
     pub(super) is_looking: bool,
 
+    /// All nodes are to be told to look at it.
+    pub(super) alarms: bool,
     /// Its server has refused what concerns it.
     pub(super) refused_at: Option<Mono>,
 
@@ -211,6 +213,7 @@ impl Part {
             look_at: Mono::default(),
             turn: None,
             is_looking: false,
+            alarms: false,
             refused_at: None,
             asks: VecDeque::new(),
             reads: 0,
