@@ -73,7 +73,7 @@ impl Engine {
             let home = match *place {
                 Place::Here => None,
                 Place::There(home) => (!is_held).then_some(home),
-                Place::Both(home) => Some(home),
+                Place::Both(home) => (!self.hides(slot)).then_some(home),
             };
             if let Some(home) = home {
                 let is_told = slot.is_some_and(|slot| presence.is_online(slot));
@@ -83,6 +83,12 @@ impl Engine {
                 counts(self, at);
             }
         }
+    }
+
+    /// Whether a user is known to hide. A node that cannot tell the fleet of such a one hands them
+    /// to nobody: others take them for gone, and who does not know that they hide would show them.
+    fn hides(&self, slot: Option<Slot>) -> bool {
+        slot.is_some_and(|slot| self.presence.is_invisible(slot))
     }
 
     fn pass_beat(
@@ -118,7 +124,7 @@ impl Engine {
         };
         let slot = self.presence.lookup(user);
         let is_held = slot.is_some_and(|slot| self.presence.is_held(slot));
-        if is_held && !counts_here {
+        if is_held && !counts_here || counts_here && self.hides(slot) {
             return false;
         }
         let is_told = slot.is_some_and(|slot| self.presence.is_online(slot));
@@ -142,6 +148,9 @@ impl Engine {
         }
         let presence = Arc::clone(&self.presence);
         let user = presence.user(slot);
+        if self.hides(Some(slot)) {
+            return;
+        }
         if let Place::Both(home) = self.passing.list().place(user) {
             let flags = self.heard.beat_flags(slot);
             self.pass_beat(home, user, flags, now.unix, false, now);
@@ -236,8 +245,9 @@ impl Engine {
     /// offline, whatever was said.
     pub(super) fn as_written<'u>(&self, record: Record<'u>, now: Now) -> Record<'u> {
         let is_here = !matches!(record.status, Status::Offline | Status::Unknown);
+        let hides = |user| self.hides(self.presence.lookup(user));
         match self.own_write(record.user, is_here, now) {
-            Some(OwnWrite { is_gone, at, .. }) if is_gone || !self.hides(record.user) => Record {
+            Some(OwnWrite { is_gone, at, .. }) if is_gone || !hides(record.user) => Record {
                 status: match is_gone {
                     true => Status::Offline,
                     false => Status::Online,
@@ -248,11 +258,6 @@ impl Engine {
             },
             _ => record,
         }
-    }
-
-    fn hides(&self, user: User<'_>) -> bool {
-        let slot = self.presence.lookup(user);
-        slot.is_some_and(|slot| self.presence.is_invisible(slot))
     }
 
     fn own_write(&self, user: User<'_>, is_here: bool, now: Now) -> Option<OwnWrite> {
