@@ -220,9 +220,11 @@ impl Local for Databases {
     }
 
     fn mirrored(&self, slot: Slot) -> Option<Mirrored> {
-        let since = self.told.since(slot)?;
-        let is_here = self.told.hidden(slot).is_here;
-        Some(Mirrored { is_here, since })
+        let (since, hidden) = (self.told.since(slot), self.told.hidden(slot));
+        // Of who has hidden from the first nobody was told anything, and yet it is known.
+        let is_known = since.is_some() || hidden.invisible;
+        let is_here = hidden.is_here;
+        is_known.then_some(Mirrored { is_here, since })
     }
 
     fn comes_with(&mut self, slot: Slot, flags: UserFlags) {

@@ -42,6 +42,24 @@ local function sound(value, bytes)
   return value and #value == bytes and value or nil
 end
 
+-- The same of a user's field. So what another program has damaged is as if it were not there, and
+-- whoever has the user says so anew.
+local function sound_user(value)
+  if not value or #value < 7 or string.byte(value, 7) > 22 or string.byte(value, 7) % 16 > 6 or
+    string.byte(value, 7) % 4 == 3 then
+    return nil
+  end
+  local at = 8
+  while at <= #value do
+    local kind = string.byte(value, at + 4)
+    if not kind or kind > 15 or kind % KINDS == 0 then
+      return nil
+    end
+    at = at + (kind % 2 == BEAT and 11 or 5)
+  end
+  return at == #value + 1 and value or nil
+end
+
 local function meta_of(value, birth)
   if not value then
     return birth, 0, 0, 0
@@ -306,7 +324,7 @@ local function vouch(keys, args)
   end
 
   for i = 3, #args do
-    local user, value, outcome, at = args[i], had[i], '.', 15 * i - 44
+    local user, value, outcome, at = args[i], sound_user(had[i]), '.', 15 * i - 44
     local op, flags, kind = byte(ops, at, at + 2)
 
     if op == CLAIM and not is_here(value) then
@@ -317,7 +335,9 @@ local function vouch(keys, args)
         -- If nobody has gone since then, neither has this user.
         is_known = is_known and known > math.max(kept, last_left) and known <= since
         if not is_known or flags == UNKNOWN then
-          flags = value and byte(value, 7) or 0
+          -- Of whom nothing is kept, for it was lost, is not shown who hides by what its node knows.
+          local hides = flags ~= UNKNOWN and flags >= INVISIBLE and flags or 0
+          flags = value and byte(value, 7) or hides
         end
         flags = flags + (kind >= UNATTENDED and AWAY or 0)
         local came = is_known and sub(ops, at + 9, at + 14) or since_bytes

@@ -498,9 +498,12 @@ impl Model {
         }
         let kept_at = kept.as_ref().map_or(Unix::default(), |kept| kept.since);
         let known = known.filter(|known| *known > kept_at.max(self.left));
-        let flags = flags
-            .filter(|_| known.is_some())
-            .unwrap_or_else(|| kept.map_or(UserFlags::PLAIN, |kept| kept.flags));
+        // Of whom nothing is kept whoever hides stays hidden.
+        let hides = flags.filter(|flags| flags.invisible);
+        let flags = flags.filter(|_| known.is_some()).unwrap_or_else(|| {
+            let kept = kept.map(|kept| kept.flags);
+            kept.or(hides).unwrap_or(UserFlags::PLAIN)
+        });
         let flags = flags.with_unattended(kinds.unattended);
         let since = known.unwrap_or(self.now);
         let claims = vec![Claim { life, kinds }];

@@ -18,6 +18,8 @@ pub(crate) struct Db {
     slots: BTreeMap<UserBuf, u32>,
     heard: Vec<Heard>,
     mirror: Vec<Option<State>>,
+    /// Since when everybody was told something of each. None: nobody was.
+    public_since: Vec<Option<Unix>>,
     /// What each user says of itself, as far as it is known here.
     flags: Vec<UserFlags>,
     /// What was said with these tickets has been done.
@@ -139,6 +141,7 @@ impl Local for Db {
         self.slots.insert(user.into(), slot);
         self.heard.push(Heard::default());
         self.mirror.push(None);
+        self.public_since.push(None);
         self.flags.push(UserFlags::PLAIN);
         Some(Slot::new(slot))
     }
@@ -174,6 +177,11 @@ impl Local for Db {
         self.flags[slot.index() as usize] = state.flags.said();
         let is_seen = |state: State| state.is_here && !state.flags.invisible;
         let was = cell.replace(state).map(is_seen);
+        let public_since = &mut self.public_since[slot.index() as usize];
+        match (state.flags.invisible, was) {
+            (false, _) | (true, Some(true)) => *public_since = Some(state.since),
+            (true, _) => *public_since = public_since.or(state.gone_since),
+        }
         if was.unwrap_or(false) != is_seen(state) {
             let user = self.names[slot.index() as usize].clone();
             self.told.push((user, is_seen(state), how));
@@ -182,7 +190,8 @@ impl Local for Db {
 
     fn mirrored(&self, slot: Slot) -> Option<Mirrored> {
         let state = self.mirror[slot.index() as usize]?;
-        let (is_here, since) = (state.is_here, state.since);
+        let since = self.public_since[slot.index() as usize];
+        let is_here = state.is_here;
         Some(Mirrored { is_here, since })
     }
 
@@ -197,6 +206,7 @@ impl Local for Db {
     fn erased(&mut self, slot: Slot, since: Unix, _: Now) {
         let slot = slot.index() as usize;
         self.flags[slot] = UserFlags::PLAIN;
+        self.public_since[slot] = Some(since);
         self.mirror[slot] = Some(State {
             is_here: false,
             flags: UserFlags::PLAIN,

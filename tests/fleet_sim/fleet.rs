@@ -707,7 +707,7 @@ impl Fleet {
                 let truth = self.truth[user];
                 let hides = truth.flags.is_some_and(|flags| flags.invisible);
                 let has_hidden = now_ms.saturating_sub(truth.said_ms) > UNDER_WAY_MS;
-                if is_here && hides && has_hidden && !truth.is_lost {
+                if is_here && hides && has_hidden && (!truth.is_lost || self.knows(&truth)) {
                     let name = name.as_str();
                     self.fail(format!("node {node} tells that {name} is here, who hides"));
                 }
@@ -725,6 +725,13 @@ impl Fleet {
                 }
             }
         }
+    }
+
+    /// Whether nodes know what a user says, whatever Redis has lost: it was here all the time since.
+    fn knows(&self, truth: &Truth) -> bool {
+        let is_lost_alone = matches!(self.fault, Fault::Flushed | Fault::Deleted);
+        let stays = truth.since_ms + UNDER_WAY_MS < BREAKS_MS && truth.excused_ms < BREAKS_MS;
+        is_lost_alone && stays && truth.said_ms + UNDER_WAY_MS < BREAKS_MS
     }
 
     /// Streams of whoever was logged out or erased have ended at a node, which may be late.

@@ -43,8 +43,8 @@ pub struct State {
 pub struct Mirrored {
     /// It is here, whether others are told or not.
     pub is_here: bool,
-    /// Since when, as everybody is told.
-    pub since: Unix,
+    /// Since when, as everybody is told. None: nobody has ever been told of it, for it hides.
+    pub since: Option<Unix>,
 }
 
 /// Names something that was said once, for whoever waits until it is done.

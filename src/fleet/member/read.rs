@@ -226,9 +226,12 @@ impl<L: Local> Member<L> {
         for (((wanted, name), value), gone) in users.iter().zip(names).zip(&values[2..]).zip(gone) {
             let here = match bytes_of(value).map(Here::parse).transpose() {
                 Ok(here) => here,
-                Err(_) => {
-                    self.counts.malformed += 1;
-                    continue;
+                Err(malformed) => {
+                    // As the library takes it: for none, which nobody has taken.
+                    if let Wanted::Slot(slot) = wanted {
+                        self.claims.set(*slot, UNSURE);
+                    }
+                    self.is_malformed(at, &malformed, now)
                 }
             };
             let user = name.user();
@@ -298,10 +301,10 @@ impl<L: Local> Member<L> {
         let is_claimed = self.claims.has(index, FLYING)
             || self.parts[at].is_claimed(user, as_of.number.saturating_add(1));
         let mut is_taken = false;
+        let had = self.claims.kinds(index);
         if !is_claimed {
             let claimed = here.as_ref().and_then(|here| here.claimed_by(self.life));
             let has = claimed.map_or(0, bits_of) & KINDS;
-            let had = self.claims.kinds(index);
             is_taken =
                 as_of.is_whole && had & PROOF != 0 && has == 0 && !self.claims.has(index, UNSURE);
             if is_taken && as_of.is_ahead {
@@ -335,7 +338,7 @@ impl<L: Local> Member<L> {
             }
             None if own & PROOF != 0 => {}
             None if is_taken => self.is_gone(slot, flags, gone, How::Read, now),
-            None => self.absent(at, slot, flags, gone, now),
+            None => self.absent(at, slot, (flags, had), gone, now),
         }
         self.evaluate(index, now);
         true
@@ -343,10 +346,17 @@ impl<L: Local> Member<L> {
 
     /// Nobody claims a user. Of a server that may have lost what was written last, that is not
     /// believed before those who would know have had the time to say so.
-    fn absent(&mut self, at: usize, slot: Slot, flags: UserFlags, gone: Option<Gone>, now: Now) {
+    fn absent(
+        &mut self,
+        at: usize,
+        slot: Slot,
+        (flags, had): (UserFlags, u16),
+        gone: Option<Gone>,
+        now: Now,
+    ) {
         let joined = self.started_at.plus_ms(self.settle_ms());
         let settled_at = self.settled_at(at).max(joined);
-        let unsaid = self.gone_unsaid(at, slot, flags, gone, now);
+        let unsaid = self.gone_unsaid(at, slot, (flags, had), gone, now);
         if let Some(gone) = unsaid {
             self.claims.set(slot.index(), WENT);
             self.say_gone(at, slot, gone, settled_at, now);
@@ -381,7 +391,10 @@ impl<L: Local> Member<L> {
     /// By when, by Redis' clock, a claim was taken that Redis does not have any more.
     fn taken_at(&self, slot: Slot, here: Option<&Here>, gone: Option<Gone>, as_of: AsOf) -> Unix {
         let here = here.filter(|here| here.is_here());
-        let came = self.local.mirrored(slot).map(|mirrored| mirrored.since);
+        let came = self
+            .local
+            .mirrored(slot)
+            .and_then(|mirrored| mirrored.since);
         let gone = gone.filter(|gone| Some(gone.since) >= came);
         // Of who is erased, or hides, nothing says when; nobody has gone since.
         here.map(|here| here.since)
@@ -413,7 +426,7 @@ impl<L: Local> Member<L> {
         &self,
         at: usize,
         slot: Slot,
-        flags: UserFlags,
+        (flags, had): (UserFlags, u16),
         gone: Option<Gone>,
         now: Now,
     ) -> Option<Gone> {
@@ -421,14 +434,17 @@ impl<L: Local> Member<L> {
         let mirrored = self.local.mirrored(slot).filter(|it| it.is_here)?;
         let clock = self.servers.clock(self.parts[at].server?, now.mono)?;
         let by_redis = |here: Unix| clock.minus_ms(now.unix.ms_since(here));
-        let since = by_redis(own.since).max(mirrored.since.plus_ms(1));
+        let told = mirrored.since.unwrap_or_default();
+        let since = by_redis(own.since).max(told.plus_ms(1));
         let last_active = own.last_active.min(since);
         let is_known = gone.is_some_and(|gone| gone.last_active >= last_active);
         // Whom this node told alone it has heard, whatever the clocks say. And whoever beats is
-        // told as of when that was claimed.
+        // told as of when that was claimed. Whom it did not claim any more somebody else has.
+        let claimed = had & PROOF != 0 || self.claims.has(slot.index(), WENT);
         let is_heard_last = self.claims.has(slot.index(), UNTOLD)
-            || by_redis(own.last_active).plus_ms(CLAIM_MS) >= mirrored.since;
-        let is_unsaid = !flags.invisible && !is_known && is_heard_last;
+            || claimed && by_redis(own.last_active).plus_ms(CLAIM_MS) >= told;
+        let hides = flags.invisible || own.flags.invisible;
+        let is_unsaid = !hides && !is_known && is_heard_last;
         is_unsaid.then_some(Gone { since, last_active })
     }
 

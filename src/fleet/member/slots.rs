@@ -85,7 +85,7 @@ impl<L: Local> Member<L> {
     /// Since when a user is known to be here, for a claim. None: it comes with the claim.
     pub(super) fn known_since(&self, slot: u32, clock: Unix) -> Option<Unix> {
         let mirrored = self.local.mirrored(Slot::new(slot));
-        let since = mirrored.filter(|it| it.is_here)?.since;
+        let since = mirrored.filter(|it| it.is_here)?.since?;
         let is_late = self.claims.has(slot, UNTOLD) && clock.ms_since(since) > UNTOLD_MS;
         (!is_late && !self.claims.has(slot, WENT)).then_some(since)
     }

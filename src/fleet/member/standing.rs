@@ -169,7 +169,8 @@ impl<L: Local> Member<L> {
         self.counts.refused += 1;
         let part = &mut self.parts[at];
         part.refused_at = Some(now);
-        let is_its_own = ["WRONGTYPE", "GD", "malformed"]
+        // The last one is an error within the library, by what a key holds.
+        let is_its_own = ["WRONGTYPE", "GD", "malformed", "ERR user_function"]
             .iter()
             .any(|code| text.starts_with(code));
         if let Some(server) = part.server.filter(|_| !is_its_own) {
