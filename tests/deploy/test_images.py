@@ -25,6 +25,20 @@ TOOLS = READERS / "images"
 # The oldest that the manifests are for, and the newest that the validator knows.
 VERSIONS = ("1.30", None)
 
+# A pod that sets another one is refused, unless the kubelet is told to allow it.
+SAFE_SYSCTLS = {
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_syncookies",
+}
+
 needs_yaml = unittest.skipIf(yaml is None, "no PyYAML; see tests/proxies/install")
 
 
@@ -181,6 +195,13 @@ class Kubernetes(unittest.TestCase):
             env = {**os.environ, "PYTHONPATH": str(TOOLS)}
             done = subprocess.run(command, env=env, capture_output=True, text=True)
             self.assertEqual((done.returncode, done.stdout + done.stderr), (0, ""), version)
+
+    def test_a_kubelet_that_allows_nothing_more_takes_it(self) -> None:
+        context = self.pod["securityContext"]
+        named = {one["name"] for one in context.get("sysctls", [])}
+        self.assertLessEqual(named, SAFE_SYSCTLS)
+        for field in ("hostNetwork", "hostPID", "hostIPC"):
+            self.assertNotIn(field, self.pod)
 
     def variables(self) -> dict[str, str]:
         """Of greendot, as Kubernetes fills them in."""
