@@ -91,7 +91,7 @@ impl Fleet {
     }
 
     /// How often Redis has executed a command, whoever called it.
-    fn calls(&self, command: &str) -> u64 {
+    pub(crate) fn calls(&self, command: &str) -> u64 {
         let (ip, port) = (self.home.ip().to_string(), REDIS_PORT.to_string());
         let args = ["-h", &ip, "-p", &port, "info", "commandstats"];
         let output = self.home.run_program("redis-cli", &args);
@@ -111,11 +111,13 @@ impl Fleet {
         let ip = self.home.ip();
         let mut command = self.home.command(&["serve", "--key-file=fleet.key"]);
         command
-            .arg(format!("--cluster=redis://{ip}:{REDIS_PORT}"))
             .args([format!("--http={ip}:0"), format!("--udp={ip}:0")])
             .arg("--shards=1")
             .args(flags);
         let is_told = |name: &str| flags.iter().any(|flag| flag.starts_with(name));
+        if !is_told("--cluster=") {
+            command.arg(format!("--cluster={}", self.url()));
+        }
         if !is_told("--cluster-partitions") {
             command.arg("--cluster-partitions=64");
         }
