@@ -281,11 +281,27 @@ impl Shards {
         let shown = std::mem::replace(&mut self.shown, counts);
         for (counter, by) in [
             (Counter::FleetWrites, counts.said - shown.said),
-            (Counter::FleetRefused, counts.refused - shown.refused),
+            (
+                Counter::FleetRefused,
+                counts.refused + counts.malformed - shown.refused - shown.malformed,
+            ),
             (
                 Counter::FleetSaidDropped,
                 counts.acts_dropped - shown.acts_dropped,
             ),
+            (Counter::FleetLives, counts.lives - shown.lives),
+            (Counter::FleetFences, counts.fences - shown.fences),
+            (Counter::FleetReaped, counts.reaped - shown.reaped),
+            (
+                Counter::FleetReconciles,
+                counts.reconciles - shown.reconciles,
+            ),
+            (Counter::FleetRepairs, counts.repairs - shown.repairs),
+            (
+                Counter::FleetUsersRead,
+                counts.users_read - shown.users_read,
+            ),
+            (Counter::FleetLate, counts.late - shown.late),
         ] {
             self.board.process.add(counter, by);
         }

@@ -385,10 +385,24 @@ table! {
      because by UDP they did not arrive" { RelayBundled }
     Process Count "fleet_writes" "Users of whom this node has told the fleet's database something: \
                                   that they came, went, or said goodbye" { FleetWrites }
-    Process Count "fleet_refused" "Commands that Redis refused, and answers of it that nobody can \
-                                   read; the log has the words" { FleetRefused }
+    Process Count "fleet_refused" "Commands that Redis refused, and answers and messages that are \
+                                   none of the library's; the log has Redis' words" { FleetRefused }
     Process Count "fleet_said_dropped" "Goodbyes, log-outs, statuses and erasures that were given \
                                         up, because too many waited for Redis" { FleetSaidDropped }
+    Process Count "fleet_lives" "Times that the fleet took this node for dead, so that it began \
+                                 anew under another name" { FleetLives }
+    Process Count "fleet_fences" "Partitions in which this node has seen to it that one that died \
+                                  is not believed any more" { FleetFences }
+    Process Count "fleet_reaped" "Users whom this node has taken from one that died or went; who \
+                                  is nowhere else is offline then" { FleetReaped }
+    Process Count "fleet_reconciles" "Times that a partition in Redis had not what this node has \
+                                      told it, so that both were compared" { FleetReconciles }
+    Process Count "fleet_repairs" "Times that a partition was looked at anew, because its messages \
+                                   did not follow each other" { FleetRepairs }
+    Process Count "fleet_users_read" "Users who were read from the fleet's \
+                                      database" { FleetUsersRead }
+    Process Count "fleet_late" "Calls that came to Redis later than they may, so that they changed \
+                                nothing and were made again" { FleetLate }
     Process Count "fleet_datagrams" "Datagrams handed to the kernel for other nodes of the \
                                      fleet" { FleetDatagrams }
     Process Count "fleet_datagrams_lost" "Datagrams for other nodes of the fleet that the kernel \

@@ -8,7 +8,7 @@ import sys
 import unittest
 from pathlib import Path
 
-from server import ENV, PROGRAM, READERS, ROOT, Server
+from server import ENV, PROGRAM, READERS, ROOT, Server, own_port
 
 try:
     import yaml
@@ -25,6 +25,20 @@ TOOLS = READERS / "images"
 # The oldest that the manifests are for, and the newest that the validator knows.
 VERSIONS = ("1.30", None)
 
+# A pod that sets another one is refused, unless the kubelet is told to allow it.
+SAFE_SYSCTLS = {
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_syncookies",
+}
+
 needs_yaml = unittest.skipIf(yaml is None, "no PyYAML; see tests/proxies/install")
 
 
@@ -40,6 +54,18 @@ def settings(variables: dict[str, str], *flags: str) -> dict[str, str]:
     )
     assert done.returncode == 0, done.stderr
     return dict(re.findall(r"^(\w+) = (.*?) +# GREENDOT_\w+$", done.stdout, re.MULTILINE))
+
+
+def asked_at(variables: dict[str, str]) -> str:
+    """Where commands ask that are run with a node's variables, of which they read one alone."""
+    return variables.get("GREENDOT_URL", "http://127.0.0.1:8080").removeprefix("http://")
+
+
+def listens(variables: dict[str, str], address: str) -> bool:
+    """Whether a node that is told these listens there."""
+    port = address.rpartition(":")[2]
+    told = [variables.get("GREENDOT_HTTP"), variables.get("GREENDOT_ADMIN")]
+    return address in told or f"0.0.0.0:{port}" in told
 
 
 class Image(unittest.TestCase):
@@ -86,7 +112,9 @@ class Compose(unittest.TestCase):
         seen = set()
         for node in nodes:
             variables = {**node["environment"], "GREENDOT_HOST": "presence.example.com"}
-            self.assertEqual(len(settings(variables)), len(variables))
+            # The server passes over where commands ask.
+            told = {name: said for name, said in variables.items() if name != "GREENDOT_URL"}
+            self.assertEqual(len(settings(variables)), len(told))
             ip = node["networks"]["fleet"]["ipv4_address"]
             self.assertEqual(variables.pop("GREENDOT_HTTP"), f"{ip}:8080")
             self.assertEqual(variables.pop("GREENDOT_UDP"), f"{ip}:8081")
@@ -94,6 +122,31 @@ class Compose(unittest.TestCase):
         self.assertEqual(len({ip for ip, *_ in seen}), 3)
         self.assertEqual(len({tuple(rest) for _, *rest in seen}), 1)
         self.assertIn("noeviction", services["redis"]["command"][2])
+
+    def test_commands_in_a_container_find_its_node(self) -> None:
+        fleet = yaml.safe_load(COMPOSE_FLEET.read_text())["services"]
+        for name, service in [*self.services.items(), *fleet.items()]:
+            if name.startswith("greendot"):
+                variables = service["environment"]
+                # The health check of the image is one of them, and a node that it does not find is
+                # unhealthy for ever.
+                self.assertNotIn("healthcheck", service)
+                self.assertTrue(listens(variables, asked_at(variables)), name)
+
+    def test_a_node_of_a_fleet_is_asked_at_its_operators_address(self) -> None:
+        fleet = yaml.safe_load(COMPOSE_FLEET.read_text())["services"]
+        variables = fleet["greendot-1"]["environment"]
+        admin = variables["GREENDOT_ADMIN"]
+        self.assertEqual(asked_at(variables), admin)
+        here = f"127.0.0.1:{own_port()}"
+        url = variables["GREENDOT_URL"].replace(admin, here)
+        with Server(f"--admin={here}", "--host=presence.example.com"):
+            for command, told in (("health", "ready\n"), ("top --json --count=1", "{")):
+                asked = [PROGRAM, *command.split()]
+                env = {**ENV, "GREENDOT_URL": url}
+                done = subprocess.run(asked, env=env, capture_output=True, text=True)
+                self.assertEqual((done.returncode, done.stderr), (0, ""), command)
+                self.assertTrue(done.stdout.startswith(told), done.stdout)
 
     def test_greendot_takes_its_variables(self) -> None:
         variables = self.services["greendot"]["environment"]
@@ -142,6 +195,13 @@ class Kubernetes(unittest.TestCase):
             env = {**os.environ, "PYTHONPATH": str(TOOLS)}
             done = subprocess.run(command, env=env, capture_output=True, text=True)
             self.assertEqual((done.returncode, done.stdout + done.stderr), (0, ""), version)
+
+    def test_a_kubelet_that_allows_nothing_more_takes_it(self) -> None:
+        context = self.pod["securityContext"]
+        named = {one["name"] for one in context.get("sysctls", [])}
+        self.assertLessEqual(named, SAFE_SYSCTLS)
+        for field in ("hostNetwork", "hostPID", "hostIPC"):
+            self.assertNotIn(field, self.pod)
 
     def variables(self) -> dict[str, str]:
         """Of greendot, as Kubernetes fills them in."""

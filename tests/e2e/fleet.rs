@@ -91,7 +91,7 @@ impl Fleet {
     }
 
     /// How often Redis has executed a command, whoever called it.
-    fn calls(&self, command: &str) -> u64 {
+    pub(crate) fn calls(&self, command: &str) -> u64 {
         let (ip, port) = (self.home.ip().to_string(), REDIS_PORT.to_string());
         let args = ["-h", &ip, "-p", &port, "info", "commandstats"];
         let output = self.home.run_program("redis-cli", &args);
@@ -111,11 +111,13 @@ impl Fleet {
         let ip = self.home.ip();
         let mut command = self.home.command(&["serve", "--key-file=fleet.key"]);
         command
-            .arg(format!("--cluster=redis://{ip}:{REDIS_PORT}"))
             .args([format!("--http={ip}:0"), format!("--udp={ip}:0")])
             .arg("--shards=1")
             .args(flags);
         let is_told = |name: &str| flags.iter().any(|flag| flag.starts_with(name));
+        if !is_told("--cluster=") {
+            command.arg(format!("--cluster={}", self.url()));
+        }
         if !is_told("--cluster-partitions") {
             command.arg("--cluster-partitions=64");
         }
@@ -418,6 +420,16 @@ fn nobody_goes_offline_when_a_home_is_killed() {
     }
     expect_homes(&one, 2);
     one.expect_metric("greendot_fleet_nodes", |nodes| nodes == 2.0);
+    // An operator sees that a node died, and how many users it had; neither of these began anew.
+    let counted = |name: &str| -> f64 {
+        let nodes = [&one, &two].into_iter();
+        nodes.map(|node| node.metrics().sum(name)).sum()
+    };
+    until("the dead node's users are taken from it", || {
+        (counted("greendot_fleet_reaped_total") > 0.0).then_some(())
+    });
+    assert!(counted("greendot_fleet_fences_total") > 0.0);
+    assert_eq!(counted("greendot_fleet_lives_total"), 0.0);
     assert_eq!(
         one.post("/v1/beat", &json!({"users": ["last"]})).status,
         204
@@ -460,4 +472,36 @@ fn who_says_goodbye_is_gone_wherever_that_was_said() {
             }
         }
     }
+}
+
+#[test]
+fn a_node_that_stood_still_begins_anew_and_counts_it() {
+    let Some(fleet) = fleet() else { return };
+    let (one, two) = (fleet.node(), fleet.node());
+    let _bob = two.stream("user=bob");
+    told(&one, "bob", true);
+    two.process.stop();
+    told(&one, "bob", false);
+    one.expect_metric("greendot_fleet_fences_total", |partitions| partitions > 0.0);
+    one.expect_metric("greendot_fleet_reaped_total", |users| users == 1.0);
+    two.process.signal(Signal::CONT);
+    two.expect_metric("greendot_fleet_lives_total", |lives| lives > 0.0);
+    expect_ready(&two);
+    assert_eq!(one.metrics().sum("greendot_fleet_lives_total"), 0.0);
+}
+
+#[test]
+fn what_others_write_to_redis_is_looked_at_anew_and_counted() {
+    let Some(fleet) = fleet() else { return };
+    let node = fleet.node();
+    let _bob = node.stream("user=bob");
+    told(&node, "bob", true);
+    let repairs = node.metrics().sum("greendot_fleet_repairs_total");
+    assert_eq!(node.metrics().sum("greendot_fleet_refused_total"), 0.0);
+    for key in fleet.cli(&["KEYS", "gd:{*}"]).lines() {
+        fleet.cli(&["SPUBLISH", key, "none of the library's"]);
+    }
+    node.expect_metric("greendot_fleet_repairs_total", |count| count > repairs);
+    node.expect_metric("greendot_fleet_refused_total", |count| count > 0.0);
+    assert!(told(&node, "bob", true).online);
 }

@@ -329,6 +329,10 @@ fn a_redis_that_has_lost_everything_changes_nothing_for_who_is_here() {
     });
     assert!(agreed >= dave, "{agreed} is before {dave}");
     alice.expect_quiet(500);
+    // An operator sees that what Redis has was compared, partition by partition.
+    let metrics = two.metrics();
+    assert!(metrics.sum("greendot_fleet_reconciles_total") > 0.0);
+    assert!(metrics.sum("greendot_fleet_users_read_total") > 0.0);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod devices;
 mod drain;
 mod every_limit;
 mod fleet;
+mod fleet_access;
 mod fleet_online;
 mod fleet_says;
 mod fleet_streams;
