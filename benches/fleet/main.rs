@@ -1,16 +1,17 @@
 //! What a fleet costs its Redis: the server's processor time for each transition, alone and with a
-//! replica, its memory for each user, and what real nodes have it do (`nodes`).
+//! replica, and for each node that hears one; its memory for each user, what buckets of several
+//! sizes take, and what real nodes have it do (`nodes`).
 //!
 //! ```console
 //! $ cargo bench --bench fleet
 //! $ cargo bench --bench fleet -- memory
 //! ```
 //!
-//! Without words it is all of `transitions`, `memory` and `nodes`. `GREENDOT_BENCH_USERS` sets how
-//! many users, 1,000,000 if it is not given. Calls go out on one connection: one after the other,
-//! each after the answer to the one before, so that the server is woken for each; and sixteen in
-//! one write, as they come to a server that is busy. Only the server is measured, by its own
-//! account, so how this program is built does not matter but to real nodes.
+//! Without words it is all of `transitions`, `deliveries`, `memory`, `buckets` and `nodes`.
+//! `GREENDOT_BENCH_USERS` sets how many users, 1,000,000 if it is not given. Calls go out on one
+//! connection: one after the other, each after the answer to the one before, so that the server is
+//! woken for each; and sixteen in one write, as they come to a server that is busy. Only the server
+//! is measured, by its own account, so how this program is built does not matter but to real nodes.
 
 #![expect(clippy::unwrap_used, reason = "what fails here is the bench")]
 
@@ -34,6 +35,7 @@ use nodes::Pace;
 use redis::{Answer, Link, Server, wait_until};
 
 const ROUNDS: usize = 3;
+const OUTPUT: &str = "total_net_output_bytes:";
 /// Calls in one write.
 const AT_ONCE: [usize; 2] = [1, 16];
 /// Users of a call.
@@ -41,10 +43,20 @@ const EACH: [usize; 3] = [1, 10, 100];
 const BEAT: Kinds = Kinds::beat(Unix::from_ms(7));
 const AWAY: UserFlags = UserFlags::new(Status::Away, false);
 const LIFE: Life = Life(*b"life");
+const GONE: Gone = Gone {
+    since: Unix::from_ms(1_764_009_600_123),
+    last_active: Unix::from_ms(1_764_009_575_123),
+};
 /// Users whose memory is measured, beside all that are asked for: there may be few to a partition.
 const FEW: [usize; 2] = [20_000, 200_000];
 /// As nodes have them by default.
 const PARTITIONS: u32 = 1_024;
+/// Nodes that hear a message.
+const NODES: usize = 25;
+/// A head and a record that somebody has gone.
+const MESSAGE_BYTES: usize = 20 + 9 + 16;
+/// Users of a bucket, on average.
+const BUCKET_USERS: [usize; 7] = [64, 128, 256, 400, 500, 1_000, 5_000];
 
 fn main() {
     let users = std::env::var("GREENDOT_BENCH_USERS").map_or(1_000_000, |users| {
@@ -65,6 +77,9 @@ fn main() {
             transitions(&primary, users);
         }
     }
+    if wants("deliveries") {
+        deliveries(users / 100);
+    }
     if wants("memory") {
         let partitions = if is_test {
             PARTITIONS_MIN.into()
@@ -73,6 +88,12 @@ fn main() {
         };
         let counts = FEW.into_iter().filter(|few| *few < users).chain([users]);
         counts.for_each(|count| memory(count, partitions));
+    }
+    if wants("buckets") {
+        let sizes = BUCKET_USERS
+            .iter()
+            .take(if is_test { 2 } else { usize::MAX });
+        sizes.for_each(|&each| buckets(users, each));
     }
     if wants("nodes") {
         let pace = match is_test {
@@ -141,6 +162,49 @@ fn transitions(server: &Server, users: usize) {
             plain.0,
             plain.1,
             plain.2
+        );
+    }
+}
+
+/// Processor time and bytes of handing a message to one more node.
+fn deliveries(count: usize) {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut link = server.link();
+    let channel = "gd:{1234}";
+    let message = "m".repeat(MESSAGE_BYTES);
+    let mut nodes: Vec<Link> = Vec::new();
+    for at_once in AT_ONCE {
+        let writes = count / at_once;
+        let round = |link: &mut Link, nodes: &mut [Link]| {
+            let before = (server.cpu_seconds(), figure(link, "stats", OUTPUT));
+            for _ in 0..writes {
+                link.send_all((0..at_once).map(|_| ["SPUBLISH", channel, &message]));
+                (0..at_once).for_each(|_| drop(link.read()));
+                for node in nodes.iter_mut() {
+                    (0..at_once).for_each(|_| assert_eq!(node.read().list().len(), 3));
+                }
+            }
+            let after = (server.cpu_seconds(), figure(link, "stats", OUTPUT));
+            let each = (writes * at_once * NODES) as f64;
+            (
+                (after.0 - before.0) * 1e6 / each,
+                (after.1 - before.1) as f64 / each,
+            )
+        };
+        nodes.clear();
+        let alone = round(&mut link, &mut nodes);
+        nodes.extend((0..NODES).map(|_| {
+            let mut node = server.link();
+            node.ask(["SSUBSCRIBE", channel]);
+            node
+        }));
+        let heard = round(&mut link, &mut nodes);
+        println!(
+            "{at_once:>2} messages at once to {NODES} nodes: {:.2} us and {:.0} bytes for each",
+            heard.0 - alone.0,
+            heard.1 - alone.1
         );
     }
 }
@@ -234,11 +298,7 @@ fn key_bytes(link: &mut Link, partitions: &Partitions) -> u64 {
 
 fn offline(link: &mut Link, partitions: &Partitions, partition: Partition, users: &[UserBuf]) {
     let buckets = Layout::default().buckets;
-    let gone = Gone {
-        since: Unix::from_ms(1_764_009_600_123),
-        last_active: Unix::from_ms(1_764_009_575_123),
-    };
-    let value = gone.encode();
+    let value = GONE.encode();
     for user in users {
         let key = partitions.offline_key(partition, bucket_of(user.user(), buckets));
         link.send([b"HSET", key.as_bytes(), user.as_str().as_bytes(), &value]);
@@ -246,6 +306,42 @@ fn offline(link: &mut Link, partitions: &Partitions, partition: Partition, users
     for _ in users {
         assert_eq!(link.read(), Answer::Number(1));
     }
+}
+
+/// Memory of each user in a bucket of about so many, and processor time of writing one that is
+/// there, and of reading it.
+fn buckets(count: usize, each: usize) {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut link = server.link();
+    let partitions = Partitions::new(PARTITIONS_MIN.into()).unwrap();
+    let parts = usize::from(partitions.count());
+    let buckets = (count / parts / each).max(1);
+    let users = names(parts * buckets * each);
+    let empty = used_memory(&mut link);
+    let mut pass = |command: &str, value: Option<&[u8]>| {
+        let before = server.cpu_seconds();
+        for group in users.chunks(1_000) {
+            let keys = group.iter().map(UserBuf::user).map(|user| {
+                partitions.offline_key(partitions.of(user), bucket_of(user, buckets as u32))
+            });
+            link.send_all(group.iter().zip(keys).map(|(user, key)| {
+                let words = [command, &key, user.as_str()].map(|word| word.as_bytes().to_vec());
+                words.into_iter().chain(value.map(<[u8]>::to_vec))
+            }));
+            group.iter().for_each(|_| drop(link.read()));
+        }
+        (server.cpu_seconds() - before) * 1e6 / users.len() as f64
+    };
+    let value = GONE.encode();
+    pass("HSET", Some(&value));
+    let (written, read) = (pass("HSET", Some(&value)), pass("HMGET", None));
+    let bytes = (used_memory(&mut link) - empty) as f64 / users.len() as f64;
+    println!(
+        "{each:>5} users a bucket, of {buckets:>3} a partition: {bytes:6.1} bytes a user, written \
+         in {written:.2} us, read in {read:.2} us"
+    );
 }
 
 /// One life's calls to one partition.
@@ -332,10 +428,13 @@ fn pair() -> Option<(Server, Server)> {
 }
 
 fn used_memory(link: &mut Link) -> u64 {
-    let info = String::from_utf8(link.ask(["INFO", "memory"]).bytes()).unwrap();
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("used_memory:"));
+    figure(link, "memory", "used_memory:")
+}
+
+/// What Redis says of itself.
+fn figure(link: &mut Link, section: &str, name: &str) -> u64 {
+    let info = String::from_utf8(link.ask(["INFO", section]).bytes()).unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap().parse().unwrap()
 }
 

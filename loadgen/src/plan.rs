@@ -62,6 +62,12 @@ pub struct PlanArgs {
     /// Network of one primary, Mbit/s
     #[arg(long, default_value_t = 1_000.0)]
     pub primary_mbit_per_s: f64,
+    /// Partitions that a fleet was created with; without it, as many as it needs
+    #[arg(long, value_parser = fleet::partitions)]
+    pub cluster_partitions: Option<u32>,
+    /// Buckets of each partition that a fleet was created with; without it, as many as it needs
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub cluster_buckets: Option<u32>,
     /// JSON files of earlier streams, fanout and beats runs on this machine
     #[arg(long, value_delimiter = ',')]
     pub costs: Vec<PathBuf>,
@@ -444,6 +450,8 @@ mod tests {
             primary_load: 0.4,
             primary_gib: 16.0,
             primary_mbit_per_s: 1_000.0,
+            cluster_partitions: None,
+            cluster_buckets: None,
             costs: vec![],
             uncertified: false,
         }

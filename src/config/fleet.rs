@@ -21,6 +21,8 @@ pub struct FleetConfig {
     pub advertise_udp: Option<SocketAddr>,
     /// Partitions of a fleet that is created now: a power of two from 64 to 16,384.
     pub partitions: u32,
+    /// Hashes of each partition for users who are offline, of such a fleet.
+    pub buckets: u32,
     /// How long departures wait after an outage of the database, in ms.
     pub settle_ms: u64,
     /// How many users of dead nodes the whole fleet takes offline a second.
@@ -35,6 +37,7 @@ impl Default for FleetConfig {
             advertise_http: None,
             advertise_udp: None,
             partitions: 1_024,
+            buckets: 16,
             settle_ms: 6_000,
             reap_users_per_second: 20_000,
         }

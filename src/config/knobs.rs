@@ -425,6 +425,11 @@ pub const KNOBS: &[Knob] = &[
         "Partitions of the fleet, a power of two; fixed by the first node that starts"
     ),
     number!(
+        FLEET, "cluster-buckets", Count count 1..=4_096, fleet.buckets,
+        "Hashes of each partition for users who are offline; `greendot-loadgen plan` says how many \
+         a fleet needs; fixed by the first node that starts"
+    ),
+    number!(
         FLEET, "settle-ms", Millis millis FROM_ONE_MS, fleet.settle_ms,
         "After an outage of the fleet's database arrivals are told first, and departures so much \
          later"

@@ -115,13 +115,14 @@ impl Ready {
             self.hooks(wiring),
             info,
             Arc::clone(&partitions),
-            (Layout::default().buckets, config.fleet.settle_ms),
+            (config.fleet.buckets, config.fleet.settle_ms),
             random.fork(),
             Arc::clone(wiring.board),
         );
         let settings = Settings {
             layout: Layout {
                 partitions: config.fleet.partitions,
+                buckets: config.fleet.buckets,
                 offline_after_ms: config.settings.offline_after_ms as u32,
                 ..Layout::default()
             },
@@ -157,7 +158,7 @@ impl Ready {
         let desk = Desk::new(
             Arc::clone(wiring.revoked),
             Arc::clone(&partitions),
-            Layout::default().buckets,
+            config.fleet.buckets,
             tell_one,
             Arc::clone(wiring.board),
         );

@@ -339,9 +339,20 @@ fn a_redis_that_has_forgotten_everything_is_told_again() {
 fn a_node_that_is_configured_otherwise_takes_no_part() {
     let Some(fleet) = fleet() else { return };
     let _one = fleet.node();
-    let mut other = fleet.begin(&["--cluster-partitions=128"]);
-    other.expect_log("--cluster-partitions is 128 here and 64 in the fleet");
-    assert_eq!(other.process.wait().code(), Some(1));
+    for (flag, said) in [
+        (
+            "--cluster-partitions=128",
+            "--cluster-partitions is 128 here and 64 in the fleet",
+        ),
+        (
+            "--cluster-buckets=17",
+            "--cluster-buckets is 17 here and 16 in the fleet",
+        ),
+    ] {
+        let mut other = fleet.begin(&[flag]);
+        other.expect_log(said);
+        assert_eq!(other.process.wait().code(), Some(1));
+    }
 }
 
 #[test]

@@ -76,6 +76,7 @@ fn what_the_database_says_of_nodes_and_partitions() {
         ("nodes_gone", 0),
         ("users_online", 2),
         ("partitions", 64),
+        ("buckets", 16),
         ("primaries", 1),
     ] {
         assert_eq!(status[name], expected, "{name} of {status:#}");
@@ -289,6 +290,13 @@ fn doctor_judges_the_database() {
     fleet.redis(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let (verdict_of, _) = doctor(&fleet, &[])("fleet layout").expect("there is a fleet now");
     assert_eq!(verdict_of, "ok");
+    let odd = doctor(&fleet, &["--cluster-buckets=17"]);
+    let (verdict_of, detail) = odd("fleet layout").expect("there is a fleet");
+    assert_eq!(verdict_of, "fail");
+    assert!(
+        detail.starts_with("--cluster-buckets is 17 here and 16"),
+        "{detail}"
+    );
     let ill = doctor(&fleet, &["--settle-ms=5s"]);
     let (verdict_of, detail) = ill("fleet eviction").expect("it is judged");
     assert_eq!(verdict_of, "fail");

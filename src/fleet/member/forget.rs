@@ -14,8 +14,12 @@ use crate::wire::{User, UserBuf};
 
 /// Of one bucket at once.
 const FORGOTTEN_MAX: usize = 1_000;
-/// Time between two buckets: 16 of each of 1,024 partitions are through in four and a half hours.
-const BUCKET_MS: u64 = 1_000;
+/// Most time between two buckets: 16 of each of 1,024 partitions are through in four and a half
+/// hours.
+const BUCKET_MS_MAX: u64 = 1_000;
+/// A fleet with more of them is walked faster: else a hundred million users who are gone would be
+/// looked at every twelve days, and a thousand million every hundred.
+const TURN_MS_MAX: u64 = 86_400_000;
 
 impl<L: Local> Member<L> {
     pub(super) fn forget_due(&self) -> Mono {
@@ -30,8 +34,10 @@ impl<L: Local> Member<L> {
         if now.mono < self.forget_due() {
             return;
         }
-        self.forget_at = now.mono.plus_ms(BUCKET_MS);
         let buckets = u64::from(self.settings.layout.buckets.max(1));
+        self.forget_at = now
+            .mono
+            .plus_ms(pause_ms(self.parts.len() as u64 * buckets));
         let at = (self.forget_next / buckets) as usize % self.parts.len();
         let bucket = (self.forget_next % buckets) as u32;
         let part = &self.parts[at];
@@ -78,5 +84,26 @@ impl<L: Local> Member<L> {
         for user in old.into_iter().take(FORGOTTEN_MAX) {
             self.act(user.user(), Said::Forget, None, now);
         }
+    }
+}
+
+/// Time between two of so many buckets.
+fn pause_ms(buckets: u64) -> u64 {
+    (TURN_MS_MAX / buckets).clamp(1, BUCKET_MS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_buckets_are_looked_at_within_a_day() {
+        assert_eq!(pause_ms(64 * 3), 1_000);
+        assert_eq!(pause_ms(1_024 * 16), 1_000);
+        for (partitions, buckets) in [(1_024, 1_024), (4_096, 2_048), (16_384, 4_096)] {
+            let count = partitions * buckets;
+            assert!(count * pause_ms(count) <= TURN_MS_MAX, "{count}");
+        }
+        assert_eq!(pause_ms(4_096 * 2_048), 10);
     }
 }

@@ -58,7 +58,9 @@ impl Default for Settings {
 pub struct Layout {
     /// A power of two from 64 to 16,384.
     pub partitions: u32,
-    /// Hashes that the users of a partition who are offline are dealt out among.
+    /// Hashes that the users of a partition who are offline are dealt out among: from 1 to 4,096.
+    /// While one has at most 512 users Redis keeps it as one piece; beyond that each of them takes
+    /// three times as much.
     pub buckets: u32,
     /// How long a sign of life counts; also, how long a node's lease does.
     pub offline_after_ms: u32,
@@ -117,6 +119,7 @@ impl std::fmt::Display for Disagreement {
         if *setting != Layout::KEPT {
             let flag = match *setting {
                 "partitions" => "--cluster-partitions",
+                "buckets" => "--cluster-buckets",
                 "offline_after_ms" => "--offline-after-ms",
                 other => other,
             };
@@ -139,3 +142,32 @@ impl std::fmt::Display for Disagreement {
 }
 
 impl std::error::Error for Disagreement {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disagreement_names_both_and_the_flag() {
+        let said = |setting| {
+            let (here, fleet) = ("16".to_owned(), "1024".to_owned());
+            let disagreement = Disagreement {
+                setting,
+                here,
+                fleet,
+            };
+            disagreement.to_string()
+        };
+        let flags = [
+            "--cluster-partitions",
+            "--cluster-buckets",
+            "--offline-after-ms",
+        ];
+        for (setting, flag) in Layout::FIELDS.into_iter().zip(flags) {
+            assert_eq!(
+                said(setting),
+                format!("{flag} is 16 here and 1024 in the fleet; all nodes must have the same")
+            );
+        }
+    }
+}

@@ -350,6 +350,11 @@ fn agreement(config: &Config, survey: &mut Survey) -> Option<Finding> {
             u64::from(layout.partitions),
         ),
         (
+            "cluster-buckets",
+            u64::from(config.fleet.buckets),
+            u64::from(layout.buckets),
+        ),
+        (
             "offline-after-ms",
             config.settings.offline_after_ms,
             u64::from(layout.offline_after_ms),

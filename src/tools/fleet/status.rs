@@ -153,6 +153,7 @@ fn status(
     let figures = json!({
         "partitions": layout.partitions,
         "partitions_used": used,
+        "buckets": layout.buckets,
         "partitions_unread": unread,
         "offline_after_ms": layout.offline_after_ms,
         "database": kind,
