@@ -510,7 +510,7 @@ fn a_word_that_passes_an_older_answer_counts() {
                 let (status, invisible) = (None, Some(true));
                 vouch.set_flags(user, Saying { status, invisible });
             },
-            None,
+            Some(false),
         ),
         (
             |vouch, user, now| vouch.goodbye(user, Kinds::beat(now), now, now),

@@ -272,9 +272,9 @@ impl<L: Local> Member<L> {
         }
         match what {
             What::Arrived(_) | What::StillHere { .. } => self.named(at, user),
-            What::Is { flags, .. } | What::Gone { flags, .. } if !flags.invisible => {
-                self.named(at, user)
-            }
+            // Who hides is known, so that no guess of this node's ever shows it.
+            What::Is { .. } => self.named(at, user),
+            What::Gone { flags, .. } if !flags.invisible => self.named(at, user),
             What::LoggedOut { flags, .. } if !flags.invisible => self.named(at, user),
             What::Erased => {
                 self.local.unseen(user, now);

@@ -277,8 +277,9 @@ impl<L: Local> Member<L> {
         }
         let slot = match wanted {
             Wanted::Slot(slot) => Slot::new(*slot),
-            // What it says of itself is no sign that it was ever here, nor is that it hides.
-            Wanted::Name(_) if gone.is_none() && !here.as_ref().is_some_and(is_seen) => {
+            // What it says of itself is no sign that it was ever here. That it hides is kept, and told
+            // as if it had never been here: so no guess of this node's ever shows it.
+            Wanted::Name(_) if gone.is_none() && !here.as_ref().is_some_and(is_to_keep) => {
                 let settled_at = self.settled_at(at);
                 match now.mono < settled_at {
                     // Who has heard it may have yet to say so.
@@ -463,7 +464,7 @@ impl<L: Local> Member<L> {
     }
 }
 
-/// Whether everybody is told that it is here.
-fn is_seen(here: &Here) -> bool {
-    here.is_here() && !here.flags.invisible
+/// Whether somebody who is asked for by name is more than nobody.
+fn is_to_keep(here: &Here) -> bool {
+    here.is_here() || here.flags.invisible
 }
