@@ -274,7 +274,8 @@ impl Shards {
             );
         }
         self.disagrees = disagreement.is_some();
-        if let Some(text) = self.member.take_refusal() {
+        let refusal = self.member.take_refusal();
+        if let Some(text) = refusal.or_else(|| self.hooks.take_refusal()) {
             self.story.refused(&text, now.mono);
         }
         let counts = *self.member.counts();

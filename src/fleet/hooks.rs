@@ -174,6 +174,12 @@ impl Keys {
         Call::plain([b"PEXPIRE", self.by.as_bytes(), ms.as_bytes()])
     }
 
+    /// Has it end in `ms` if it has no end, which no claim is without. 1: it had none.
+    pub fn end(&self, ms: u64) -> Call {
+        let ms = ms.to_string();
+        Call::plain([b"PEXPIRE", self.by.as_bytes(), ms.as_bytes(), b"NX"])
+    }
+
     /// Nobody has it any more.
     pub fn release(&self) -> Call {
         Call::plain([b"DEL", self.by.as_bytes()])
@@ -321,6 +327,7 @@ mod tests {
         );
         assert_eq!(words(keys.holder()), ["GET", &by]);
         assert_eq!(words(keys.extend(5)), ["PEXPIRE", &by, "5"]);
+        assert_eq!(words(keys.end(5)), ["PEXPIRE", &by, "5", "NX"]);
         assert_eq!(words(keys.release()), ["DEL", &by]);
         let position = by.strip_suffix(":by").unwrap();
         assert_eq!(words(keys.position()), ["GET", position]);

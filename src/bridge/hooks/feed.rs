@@ -3,8 +3,10 @@
 //! Owns up to where its states have been handed over and told, and the claim on it.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use super::super::desk::before;
+use super::missed::One;
 use crate::engine::{HookState, HookStates};
 use crate::fleet::Birth;
 use crate::fleet::held::Gone;
@@ -29,6 +31,8 @@ pub(super) enum Stage {
     Hidden(Batch),
     /// All users are being read.
     Walk(Scan),
+    /// Of what was missed these are looked for; then all is handed over up to there.
+    Missed { end: Option<Mark>, asked: Vec<One> },
     /// What comes next is the next message.
     Awake,
     /// Another node tells it, or will.
@@ -47,6 +51,20 @@ pub(super) struct Batch {
     pub(super) from: Unix,
     /// What a bucket does not say by then it will not say.
     pub(super) until: Mono,
+    /// What need not be kept any more once these are handed over.
+    pub(super) covers: Option<Covers>,
+}
+
+/// Of what was missed, what is handed over.
+#[derive(Debug)]
+pub(super) enum Covers {
+    /// All that these messages say.
+    Messages {
+        birth: Birth,
+        numbers: RangeInclusive<u64>,
+    },
+    /// What was heard up to there.
+    Missed { order: u64 },
 }
 
 /// How far a walk over a partition has come.

@@ -9,12 +9,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::feed::{Feed, Stage};
+use super::missed::Missed;
 use super::{Asked, HookOutlet, Question};
 use crate::engine::{HookOrder, HookReport};
 use crate::fleet::Life;
 use crate::fleet::calls::Call;
-use crate::fleet::held::{META_FIELD, Meta};
-use crate::fleet::hooks::{Keys, Mark, Senders};
+use crate::fleet::hooks::{Keys, Senders};
 use crate::fleet::message::{Base, Follows, Message};
 use crate::fleet::partition::Partitions;
 use crate::fleet::traffic::{Reply, Server};
@@ -23,17 +23,15 @@ use crate::time::{Mono, Now};
 /// A claim is kept for so long beyond the time that a request may take, in ms.
 const CLAIM_MS: u64 = 10_000;
 /// Time between two tries to take what somebody else has, in ms.
-const TAKEN_MS: u64 = 1_000;
+pub(super) const TAKEN_MS: u64 = 1_000;
 /// The same where something fails, or there is no room, in ms.
 pub(super) const AGAIN_MS: u64 = 300;
-/// A position is kept so often, in ms.
-const KEEP_MS: u64 = 1_000;
 /// Commands under way at once.
 const COMMANDS_MAX: usize = 64;
 /// See the module.
 pub(super) struct Follow {
     pub(super) outlet: HookOutlet,
-    token: String,
+    pub(super) token: String,
     pub(super) partitions: Arc<Partitions>,
     pub(super) buckets: u32,
     pub(super) settle_ms: u64,
@@ -45,6 +43,12 @@ pub(super) struct Follow {
     under_way: usize,
     /// Walks that there are because there was no room.
     pub(super) overflows: u64,
+    pub(super) missed: Missed,
+    /// Erasures that are given up.
+    pub(super) untold: u64,
+    /// Answers by which nothing can be told, and the first of them that the log does not have.
+    pub(super) refused: u64,
+    pub(super) refusal: Option<Box<str>>,
 }
 
 impl Follow {
@@ -71,14 +75,18 @@ impl Follow {
             asks: VecDeque::new(),
             under_way: 0,
             overflows: 0,
+            missed: Missed::default(),
+            untold: 0,
+            refused: 0,
+            refusal: None,
         }
     }
 
-    fn claim_ms(&self) -> u64 {
+    pub(super) fn claim_ms(&self) -> u64 {
         self.outlet.request_ms + CLAIM_MS
     }
 
-    fn keys(&self, at: usize) -> Keys {
+    pub(super) fn keys(&self, at: usize) -> Keys {
         let partition = self.partitions.at(at as u16);
         Keys::new(&self.partitions, partition, &self.outlet.name)
     }
@@ -111,6 +119,8 @@ impl Follow {
         let feed = &mut self.feeds[at];
         feed.turn = feed.turn.wrapping_add(1);
         feed.newest = None;
+        self.untold += self.missed.drop(at);
+        let feed = &mut self.feeds[at];
         if !feed.is_claimed(now) {
             self.drop_all(at);
             return self.rest(at);
@@ -204,6 +214,7 @@ impl Follow {
                     Stage::Waiting if feed.is_ours => self.take(at, now.mono),
                     Stage::Hidden(_) => self.look(at),
                     Stage::Walk(_) => self.walk(at, now),
+                    Stage::Missed { .. } => self.ask_missed(at, now),
                     // The claim is over.
                     Stage::Leaving => self.released(at, now.mono),
                     _ => {}
@@ -241,18 +252,31 @@ impl Follow {
             }
             return self.schedule(at);
         }
+        let refusal = replies.iter().find_map(|reply| match reply {
+            Reply::Error(text) => Some(text),
+            _ => None,
+        });
+        let refused = self.refused;
         let done = match asked {
             Asked::Taken { sent } => self.taken(at, sent, replies, now),
             Asked::Ring => self.ring_read(at, replies, now),
             Asked::Buckets => self.looked(at, replies, now),
             Asked::Scan => self.scanned(at, server, replies, now),
             Asked::Here => self.here(at, replies, now),
+            Asked::Missed => self.missed_read(at, replies, now),
             Asked::Kept { mark, sent } => self.kept(at, (mark, sent), replies, now),
             Asked::Released => {
                 self.released(at, now.mono);
                 Some(())
             }
         };
+        match refusal {
+            // What has been said of it says more.
+            _ if self.refused > refused => {}
+            Some(text) => self.is_odd(at, text),
+            None if done.is_none() => self.is_odd(at, "malformed: its partition"),
+            None => {}
+        }
         if done.is_none() {
             // An error, or what the library does not write.
             self.wait(at, now.mono.plus_ms(TAKEN_MS));
@@ -297,94 +321,16 @@ impl Follow {
         self.schedule(at);
     }
 
-    // Taking a partition.
-
-    pub(super) fn take(&mut self, at: usize, now: Mono) {
-        let keys = self.keys(at);
-        let hot = self.partitions.hot_key(self.partitions.at(at as u16));
-        let calls = vec![
-            keys.claim(&self.token, self.claim_ms()),
-            keys.holder(),
-            keys.position(),
-            Call::plain([b"HGET", hot.as_bytes(), META_FIELD]),
-        ];
-        let feed = &mut self.feeds[at];
-        feed.stage = Stage::Taking;
-        (feed.newest, feed.must_look) = (None, false);
-        self.ask(at, Asked::Taken { sent: now }, calls);
-    }
-
-    /// By now another node is to have it.
-    pub(super) fn taken_in_vain(&mut self, at: usize, sent: Mono, holder: &Reply, now: Mono) {
-        let is_own = bytes_of(holder).flatten() == Some(self.token.as_bytes());
-        if is_own && !self.feeds[at].is_ours && matches!(self.feeds[at].stage, Stage::Asleep) {
-            self.claim(at, sent);
-            self.leave(at, now);
-        }
-    }
-
-    pub(super) fn taken(
-        &mut self,
-        at: usize,
-        sent: Mono,
-        replies: &[Reply],
-        now: Now,
-    ) -> Option<()> {
-        let [claim, holder, position, meta] = replies else {
-            return None;
-        };
-        let is_new = matches!(claim, Reply::Bytes(_));
-        if bytes_of(holder)? != Some(self.token.as_bytes()) {
-            self.lose(at, now.mono);
-            return Some(());
-        }
-        let position = bytes_of(position)?.map(Mark::parse).transpose().ok()?;
-        let meta = bytes_of(meta)?.map(Meta::parse).transpose().ok()?;
-        if is_new || !self.feeds[at].is_claimed(now.mono) {
-            // Whoever had it meanwhile has left the position.
-            self.drop_all(at);
-            let feed = &mut self.feeds[at];
-            (feed.told, feed.kept, feed.base) = (position, position, position);
-            match is_new {
-                true => self.claim(at, sent),
-                // Of a claim whose answer was lost nobody knows when it ends: it is renewed first.
-                false => (feed.claimed_until, feed.keep_at) = (sent, now.mono),
-            }
-        }
-        self.catch_up(at, meta, now);
-        Some(())
-    }
-
-    pub(super) fn claim(&mut self, at: usize, sent: Mono) {
-        let until = sent.plus_ms(self.claim_ms());
-        let feed = &mut self.feeds[at];
-        feed.claimed_until = until;
-        let (source, epoch) = (at as u16, feed.epoch);
-        (self.outlet.hand)(HookOrder::Permit {
-            source,
-            epoch,
-            until,
-        });
-    }
-
-    /// Another node has it.
-    pub(super) fn lose(&mut self, at: usize, now: Mono) {
-        self.drop_all(at);
-        let feed = &mut self.feeds[at];
-        feed.claimed_until = Mono::default();
-        feed.turn = feed.turn.wrapping_add(1);
-        match feed.is_ours {
-            true => self.wait(at, now.plus_ms(TAKEN_MS)),
-            false => self.rest(at),
-        }
-    }
+    // What is to be told.
 
     /// All that was asked for is handed over.
     pub(super) fn follow(&mut self, at: usize, now: Now) {
         let feed = &mut self.feeds[at];
         feed.settled_at = None;
+        let base = feed.base;
         match feed.is_behind() {
             true => self.wait(at, now.mono),
+            false if self.missed.has(at) => self.tell_missed(at, base, now),
             false => {
                 feed.stage = Stage::Awake;
                 self.stage_due(at, Mono::NEVER);
@@ -403,6 +349,10 @@ impl Follow {
             feed.newest = Some((message.birth, message.number()));
         }
         let is_claimed = feed.is_claimed(now.mono.plus_ms(self.outlet.request_ms));
+        let is_awake = matches!(feed.stage, Stage::Awake);
+        if let Some(message) = message.filter(|_| !is_awake) {
+            self.hear(at, &message, false);
+        }
         let feed = &mut self.feeds[at];
         match feed.stage {
             Stage::Asleep => self.wait(at, now.mono),
@@ -412,11 +362,18 @@ impl Follow {
                     number: feed.base.map_or(0, |base| base.number),
                 };
                 let follows = message.map(|message| (base(&message).follows(&message), message));
+                if let Some((follows, message)) = &follows {
+                    self.hear(at, message, *follows == Follows::InBase);
+                }
                 match follows {
                     Some((Follows::InStep, message)) if is_claimed => {
                         self.collect(at, &[message], now);
                     }
-                    Some((Follows::InBase, _)) => {}
+                    // A walk came up to it before it came here.
+                    Some((Follows::InBase, _)) if self.missed.has(at) && is_claimed => {
+                        self.follow(at, now);
+                    }
+                    Some((Follows::InBase, _)) if !self.missed.has(at) => {}
                     _ => self.wait(at, now.mono),
                 }
             }
@@ -433,58 +390,5 @@ impl Follow {
                 self.wait(at, now);
             }
         }
-    }
-
-    // Positions.
-
-    pub(super) fn keep(&mut self, at: usize, now: Mono) {
-        let keys = self.keys(at);
-        let claim_ms = self.claim_ms();
-        let feed = &mut self.feeds[at];
-        feed.is_keeping = true;
-        feed.keep_at = now.plus_ms(KEEP_MS);
-        let mark = feed.told;
-        let mut calls: Vec<Call> = mark.iter().map(|mark| keys.keep(mark)).collect();
-        calls.extend([
-            keys.claim(&self.token, claim_ms),
-            keys.holder(),
-            keys.extend(claim_ms),
-        ]);
-        self.ask(at, Asked::Kept { mark, sent: now }, calls);
-    }
-
-    pub(super) fn kept(
-        &mut self,
-        at: usize,
-        (mark, sent): (Option<Mark>, Mono),
-        replies: &[Reply],
-        now: Now,
-    ) -> Option<()> {
-        let [.., claim, holder, _] = replies else {
-            return None;
-        };
-        let is_new = matches!(claim, Reply::Bytes(_));
-        if bytes_of(holder)? != Some(self.token.as_bytes()) {
-            self.lose(at, now.mono);
-            return Some(());
-        }
-        self.feeds[at].kept = mark;
-        if is_new && !self.feeds[at].open.is_empty() {
-            // Another may have had it meanwhile: once more from the position that Redis has.
-            self.feeds[at].turn = self.feeds[at].turn.wrapping_add(1);
-            self.drop_all(at);
-            self.wait(at, now.mono);
-        }
-        self.claim(at, sent);
-        Some(())
-    }
-}
-
-/// None: it is an error, or no string.
-pub(super) fn bytes_of(reply: &Reply) -> Option<Option<&[u8]>> {
-    match reply {
-        Reply::Bytes(bytes) => Some(Some(bytes)),
-        Reply::Nil => Some(None),
-        Reply::Number(_) | Reply::List(_) | Reply::Error(_) => None,
     }
 }

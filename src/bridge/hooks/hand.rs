@@ -1,8 +1,9 @@
 //! What is missing since a position, and what is handed to the webhook's thread of it.
 
 use super::Asked;
-use super::feed::{Batch, Stage};
-use super::follow::{AGAIN_MS, Follow, bytes_of};
+use super::claim::bytes_of;
+use super::feed::{Batch, Covers, Stage};
+use super::follow::{AGAIN_MS, Follow};
 use crate::engine::{HookOrder, HookState};
 use crate::fleet::calls::Call;
 use crate::fleet::held::{Gone, META_FIELD, Meta, RING_MESSAGES, ring_field};
@@ -19,7 +20,7 @@ use crate::wire::record::Told;
 /// Times that nodes write into buckets may be so early, in ms.
 const SLACK_MS: u64 = 10_000;
 /// So long after somebody hides a bucket says so, in ms; and so often it is looked at.
-const HIDDEN_MS: u64 = 1_000;
+pub(super) const HIDDEN_MS: u64 = 1_000;
 const LOOK_MS: u64 = 50;
 
 impl Follow {
@@ -120,6 +121,10 @@ impl Follow {
             }),
             from: messages[0].since,
             until: now.mono.plus_ms(HIDDEN_MS),
+            covers: Some(Covers::Messages {
+                birth: last.birth,
+                numbers: messages[0].number()..=last.number(),
+            }),
             ..Batch::default()
         };
         let prefix = &*self.outlet.prefix;
@@ -158,7 +163,14 @@ impl Follow {
             return self.look(at);
         }
         self.hand_states(at, batch.from, batch.states);
+        if let Some(covers) = &batch.covers {
+            self.missed.settle(at, covers);
+        }
         if let Some(end) = batch.end {
+            if self.missed.has_up_to(at, end) {
+                // No position says that they are told before they are.
+                return self.tell_missed(at, Some(end), now);
+            }
             self.feeds[at].advance(end);
         }
         self.follow(at, now);

@@ -3,9 +3,11 @@
 //! Owns which of them this node tells and what of them is handed to the webhooks' threads. How a
 //! receiver is spoken to is theirs; how Redis is reached is the link's.
 
+mod claim;
 mod feed;
 mod follow;
 mod hand;
+mod missed;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -58,6 +60,7 @@ enum Asked {
     Buckets,
     Scan,
     Here,
+    Missed,
     Kept { mark: Option<Mark>, sent: Mono },
     Released,
 }
@@ -173,8 +176,13 @@ impl Hooks {
             for report in (follow.outlet.reports)() {
                 follow.reported(report, now);
             }
-            let overflows = std::mem::take(&mut follow.overflows);
-            self.board.process.add(Counter::WebhookOverflows, overflows);
+            for (counter, by) in [
+                (Counter::WebhookOverflows, &mut follow.overflows),
+                (Counter::WebhookErasuresUntold, &mut follow.untold),
+                (Counter::FleetRefused, &mut follow.refused),
+            ] {
+                self.board.process.add(counter, std::mem::take(by));
+            }
         }
         let goes = is_draining || self.ending_since.is_some();
         let leaves = goes && self.leaving_since.is_none();
@@ -199,6 +207,12 @@ impl Hooks {
             let senders = Senders::new(&self.chosen.0, &follow.outlet.name);
             follow.choose(&senders, own, now);
         }
+    }
+
+    /// What Redis refused lately, and of which key: the first of it since the last look.
+    pub(super) fn take_refusal(&mut self) -> Option<Box<str>> {
+        let mut follows = self.follows.iter_mut();
+        follows.find_map(|follow| follow.refusal.take())
     }
 
     /// Whether the node may end: others can go on, or it has waited for long enough.

@@ -1,3 +1,6 @@
+mod claims;
+mod missed;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -10,7 +13,7 @@ use crate::fleet::calls::Call;
 use crate::fleet::flags::UserFlags;
 use crate::fleet::held::{Claim, Gone, Here, Kinds, Meta, RING_MESSAGES, ring_field};
 use crate::fleet::hooks::Keys;
-use crate::fleet::message::{Base, Record, What, encode};
+use crate::fleet::message::{Base, HEAD_BYTES, Record, What, encode};
 use crate::fleet::traffic::{Reply, Server};
 use crate::status::Status;
 use crate::time::Unix;
@@ -42,6 +45,8 @@ fn at(ms: u64) -> Unix {
 struct Database {
     hashes: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
     strings: BTreeMap<String, (Vec<u8>, u64)>,
+    /// Keys that hold what no node writes there, and until when.
+    foreign: BTreeMap<String, u64>,
     birth: u8,
     number: u64,
 }
@@ -53,25 +58,37 @@ impl Database {
         let bytes =
             |value: Option<&Vec<u8>>| value.map_or(Reply::Nil, |it| Reply::Bytes(it.clone()));
         self.strings.retain(|_, (_, until)| *until > ms);
+        self.foreign.retain(|_, until| *until > ms);
+        let is_foreign = self.foreign.contains_key(&text(1));
+        let reads = ["GET", "HGET", "HMGET", "HSCAN"];
+        if is_foreign && reads.contains(&&*text(0)) {
+            return Reply::Error("WRONGTYPE Operation against a key".into());
+        }
         match &*text(0) {
             "SET" => {
                 let is_claim = words.len() > 3;
-                if is_claim && self.strings.contains_key(&text(1)) {
+                if is_claim && (is_foreign || self.strings.contains_key(&text(1))) {
                     return Reply::Nil;
                 }
                 let until = match is_claim {
                     true => ms + text(5).parse::<u64>().unwrap(),
                     false => u64::MAX,
                 };
+                self.foreign.remove(&text(1));
                 self.strings.insert(text(1), (words[2].to_vec(), until));
                 Reply::Bytes(b"OK".to_vec())
             }
             "GET" => bytes(self.strings.get(&text(1)).map(|(value, _)| value)),
             "PEXPIRE" => {
-                if let Some((_, until)) = self.strings.get_mut(&text(1)) {
+                let until = self.strings.get_mut(&text(1)).map(|(_, until)| until);
+                let until = until.or_else(|| self.foreign.get_mut(&text(1)));
+                let is_new_only = words.len() > 3;
+                let until = until.filter(|until| !is_new_only || **until == u64::MAX);
+                let is_set = until.is_some();
+                if let Some(until) = until {
                     *until = ms + text(2).parse::<u64>().unwrap();
                 }
-                Reply::Number(1)
+                Reply::Number(i64::from(is_set))
             }
             "DEL" => Reply::Number(i64::from(self.strings.remove(&text(1)).is_some())),
             "HGET" => bytes(self.hash(&text(1)).get(words[2])),
@@ -113,6 +130,8 @@ struct World {
     nodes: Vec<Node>,
     ms: u64,
     is_away: bool,
+    /// Of this many more questions there are answers.
+    steps: Option<usize>,
 }
 
 impl World {
@@ -148,6 +167,7 @@ impl World {
             db: Database::default(),
             ms: 0,
             is_away: false,
+            steps: None,
         }
     }
 
@@ -204,6 +224,9 @@ impl World {
             }
             _ => drop(hash.remove(user.as_bytes())),
         }
+        if what == What::Erased {
+            self.empty_ring(user, &message);
+        }
         if let What::Gone { .. } = what {
             self.keep_gone(user, ms);
         }
@@ -211,6 +234,17 @@ impl World {
             node.follow.published(0, &message, now(ms));
         }
         self.turn();
+    }
+
+    /// Nothing may name who is erased.
+    fn empty_ring(&mut self, user: &str, message: &[u8]) {
+        let number = self.db.number;
+        for hash in self.db.hashes.values_mut() {
+            hash.retain(|field, _| !field.starts_with(b"\0r") && field != user.as_bytes());
+        }
+        let head = message[..HEAD_BYTES].to_vec();
+        let hot = self.hot();
+        self.db.hash(&hot).insert(ring_field(number).to_vec(), head);
     }
 
     fn come(&mut self, user: &str) {
@@ -248,8 +282,11 @@ impl World {
             let mut is_idle = true;
             for node in &mut self.nodes {
                 node.follow.handle_timeout(now(self.ms));
-                while let Some((question, calls)) = node.follow.asks.pop_front() {
+                while self.steps != Some(0)
+                    && let Some((question, calls)) = node.follow.asks.pop_front()
+                {
                     is_idle = false;
+                    self.steps = self.steps.map(|steps| steps - 1);
                     if self.is_away || !is_first(question.0) {
                         node.follow.failed(question, now(self.ms));
                         continue;
@@ -289,12 +326,13 @@ impl World {
         told
     }
 
+    fn position_key(&self) -> String {
+        let tag = self.partitions.tag(self.partitions.at(0));
+        format!("gd:{{{tag}}}:hook:{NAME}")
+    }
+
     fn position(&self) -> Option<Mark> {
-        let key = format!(
-            "gd:{{{}}}:hook:{NAME}",
-            self.partitions.tag(self.partitions.at(0))
-        );
-        let kept = self.db.strings.get(&key);
+        let kept = self.db.strings.get(&self.position_key());
         kept.map(|(bytes, _)| Mark::parse(bytes).unwrap())
     }
 }

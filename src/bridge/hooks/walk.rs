@@ -1,8 +1,9 @@
 //! Who is here and who is not, where messages do not reach back to a position.
 
 use super::Asked;
+use super::claim::{bytes_of, is_of_another_type};
 use super::feed::{Scan, Stage};
-use super::follow::{AGAIN_MS, Follow, bytes_of};
+use super::follow::{AGAIN_MS, Follow};
 use super::hand::{away, stamp, state};
 use crate::fleet::calls::Call;
 use crate::fleet::held::{Gone, Here};
@@ -65,7 +66,12 @@ impl Follow {
             self.walk(at, now);
             return Some(());
         }
-        let (cursor, fields) = scanned(replies).ok()?;
+        let is_foreign = walk.stage > 0 && replies.first().is_some_and(is_of_another_type);
+        let (cursor, fields) = match is_foreign {
+            // Nobody is in that bucket, and those in the others are told.
+            true => (0, Vec::new()),
+            false => scanned(replies).ok()?,
+        };
         // What somebody else has put there is nobody's.
         let users = fields.into_iter().filter_map(|(name, value)| {
             let user = UserBuf::from(User::parse(name).ok()?);
@@ -136,6 +142,10 @@ impl Follow {
         let end = walk.end;
         let feed = &mut self.feeds[at];
         feed.is_full = false;
+        if self.missed.has_up_to(at, end) {
+            // No position says that they are told before they are.
+            return self.tell_missed(at, Some(end), now);
+        }
         feed.advance(end);
         self.follow(at, now);
     }
