@@ -551,7 +551,8 @@ impl Fleet {
         for (truth, of) in self.truth.iter_mut().zip(&self.users) {
             truth.may_come_anew |= self.world.partitions.of(of.user()) == partition;
         }
-        // Its devices beat no more, and all its streams are to end; until then anything may be told.
+        // Its devices beat no more, and all its streams are to end; until then anything may be
+        // told.
         let now_ms = self.world.ms();
         for device in self.devices.iter_mut().filter(|device| device.user == user) {
             device.way = match device.way {
@@ -707,7 +708,8 @@ impl Fleet {
                 let truth = self.truth[user];
                 let hides = truth.flags.is_some_and(|flags| flags.invisible);
                 let has_hidden = now_ms.saturating_sub(truth.said_ms) > UNDER_WAY_MS;
-                if is_here && hides && has_hidden && (!truth.is_lost || self.knows(&truth)) {
+                let is_known = !truth.is_lost || self.knows(&truth);
+                if is_here && hides && has_hidden && is_known {
                     let name = name.as_str();
                     self.fail(format!("node {node} tells that {name} is here, who hides"));
                 }
