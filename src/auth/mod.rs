@@ -36,7 +36,7 @@ pub use keyring::{Keyring, Keyrings, Proof};
 pub use keys::{Algorithm, KeyFault, Keys};
 pub use rates::{Asked, Exceeded, HOLDERS_MAX, Rate, RateLimits, Rates};
 pub use resumption::{RESUMPTION_SECONDS, open_resumption, seal_resumption};
-pub use revoked::{Added, Digest, REVOCATIONS_PER_MESSAGE, Revocation, Revoked};
+pub use revoked::{Added, Digest, Judged, REVOCATIONS_PER_MESSAGE, Revocation, Revoked};
 pub use services::{Scope, Scopes, Service, ServiceFault, ServiceKeys, new_service_key};
 pub use session::{SESSION_COOKIE, SESSION_MS};
 pub use signer::{Claims, Signer, SignerFault};

@@ -5,7 +5,7 @@
 //! by all shards; where nothing is revoked, asking costs one load. Never decides who may revoke.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::RwLock;
@@ -122,6 +122,19 @@ pub struct Revoked {
     end: AtomicU64,
     max: usize,
     life_ms: u64,
+    /// All that other nodes had have been added, or they are no other node's.
+    is_read: AtomicBool,
+}
+
+/// What is known of a token beside what it says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Judged {
+    /// It is not revoked.
+    Good,
+    /// It is.
+    Void,
+    /// It is not among those that are known, which may not be all.
+    Unknown,
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +155,18 @@ impl Revoked {
             end: AtomicU64::new(0),
             max,
             life_ms: life_ms.saturating_add(ISSUED_AHEAD_MS_MAX),
+            is_read: AtomicBool::new(true),
         }
+    }
+
+    /// They are shared with other nodes: which there are is yet to be read.
+    pub fn await_reading(&self) {
+        self.is_read.store(false, Ordering::Release);
+    }
+
+    /// All that there were have been added.
+    pub fn have_been_read(&self) {
+        self.is_read.store(true, Ordering::Release);
     }
 
     /// For how long a revocation is in force, in ms.
@@ -195,6 +219,26 @@ impl Revoked {
         };
         let one = |digest| table.of.contains_key(&digest);
         grant.token.is_some_and(one) || made_before(Digest::of_user(grant.user.user()))
+    }
+
+    /// What becomes of a token that is genuine.
+    pub fn judge(&self, grant: &Grant) -> Judged {
+        self.judged(|| self.covers(grant))
+    }
+
+    /// What becomes of the keys that a device got from the moment `began` on.
+    pub fn judge_device(&self, user: User<'_>, device: &[u8], began: Unix) -> Judged {
+        self.judged(|| self.covers_device(user, device, began))
+    }
+
+    fn judged(&self, covers: impl FnOnce() -> bool) -> Judged {
+        // Asked first: what has been read meanwhile is looked at behind it.
+        let is_read = self.is_read.load(Ordering::Acquire);
+        match (covers(), is_read) {
+            (true, _) => Judged::Void,
+            (false, true) => Judged::Good,
+            (false, false) => Judged::Unknown,
+        }
     }
 
     /// Whether the keys are void that a device got from the moment `began` on, in which their epoch
@@ -361,6 +405,25 @@ mod tests {
         assert!(covers(&revoked, "alice", "tablet", 50));
         assert!(!covers(&revoked, "alice", "tablet", 51));
         assert!(!covers(&revoked, "bob", "phone", 50));
+    }
+
+    #[test]
+    fn who_has_not_read_them_knows_those_that_are_void_alone() {
+        let revoked = Revoked::new(9, 1);
+        revoked.await_reading();
+        let alice = token("alice", Some(49), None);
+        let of_device = |revoked: &Revoked| {
+            let alice = user("alice");
+            revoked.judge_device(alice.user(), b"phone", Unix::from_ms(49))
+        };
+        let judged = |revoked: &Revoked| (revoked.judge(&alice), of_device(revoked));
+        assert_eq!(judged(&revoked), (Judged::Unknown, Judged::Unknown));
+        revoked.add(of_user("alice", 50, 900), NOW).unwrap();
+        assert_eq!(judged(&revoked), (Judged::Void, Judged::Void));
+        assert_eq!(revoked.judge(&token("bob", None, None)), Judged::Unknown);
+        revoked.have_been_read();
+        assert_eq!(judged(&revoked), (Judged::Void, Judged::Void));
+        assert_eq!(revoked.judge(&token("bob", None, None)), Judged::Good);
     }
 
     #[test]

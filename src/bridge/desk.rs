@@ -244,6 +244,9 @@ impl Desk {
                         Err(_) => is_full = true,
                     }
                 }
+                if self.revocations.has_read() {
+                    self.revoked.have_been_read();
+                }
                 if is_full {
                     self.warn("more tokens are void than may be: raise --revocations-max");
                 }

@@ -8,6 +8,7 @@ use super::homes::Place;
 use super::homeward::{BATCH, Beyond};
 use super::parts::Engine;
 use super::refused::Refused;
+use crate::auth::Judged;
 use crate::metrics::Counter;
 use crate::presence::{BeatFault, BeatOutcome, InternFault, Presence};
 use crate::realtime::ConnId;
@@ -156,13 +157,15 @@ impl Engine {
     }
 
     /// Whether a device's key has been revoked, or its user has, in the key's epoch or later. Then
-    /// no key of that epoch counts: nobody knows when in it this one was made.
+    /// no key of that epoch counts: nobody knows when in it this one was made. While it is not
+    /// known which are revoked none counts.
     fn is_barred(&self, beats: &Beats<'_>) -> bool {
         let (Some(sender), Some(user)) = (beats.sender, beats.users().next()) else {
             return false;
         };
         let began = self.epochs.began(sender.epoch);
-        self.node.revoked.covers_device(user, sender.device, began)
+        let judged = self.node.revoked.judge_device(user, sender.device, began);
+        judged != Judged::Good
     }
 
     fn record_batch(&mut self, presence: &Presence, batch: &mut Batch<'_>, way: Way, now: Now) {

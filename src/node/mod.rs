@@ -28,7 +28,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::auth::Revoked;
-use crate::config::Config;
+use crate::config::{Config, RoleName};
 use crate::engine::{Homes, ShardId};
 use crate::fleet_key;
 use crate::limits::{self, Found};
@@ -156,6 +156,9 @@ impl Opened {
         let keys_ms = config.settings.device_key_epoch_ms.saturating_mul(2);
         let life_ms = config.identity.token_ttl_max_ms.max(keys_ms);
         let revoked = Arc::new(Revoked::new(revocations_max, life_ms));
+        if config.role == RoleName::Fleet {
+            revoked.await_reading();
+        }
         let keeper = match &report {
             Some(_) => Some(Keeper::open(&config.data_dir, &revoked, clock.now().unix)?),
             None => None,

@@ -102,7 +102,8 @@ impl Fleet {
         calls.map_or(0, |calls| calls.parse().expect("a number"))
     }
 
-    fn begin(&self, flags: &[&str]) -> Server {
+    /// One that has not joined yet.
+    pub(crate) fn begin(&self, flags: &[&str]) -> Server {
         self.home.launch(&mut self.command(flags))
     }
 

@@ -70,6 +70,52 @@ fn what_is_revoked_at_one_node_is_void_at_all_and_at_those_that_come() {
     assert_eq!(query(fourth.http, &tokens[2]), 200);
 }
 
+/// Redis stands still before it comes, so that it can not know what is void.
+#[test]
+fn a_node_takes_no_token_before_it_has_read_which_are_void() {
+    let Some(fleet) = Fleet::in_home(Home::with_secret()) else {
+        return;
+    };
+    let home = &fleet.home;
+    let [void, good] = ["void", "good"].map(|id| token(home, &[&format!("--jti={id}")]));
+    let first = fleet.node_with(&[KEYS]);
+    assert_eq!(revoke(&first, r#"{"jti":"void"}"#), 204);
+    let pid = fleet.redis.pid();
+    kill_process(pid, Signal::STOP).expect("our own process");
+    let (node, open) = (fleet.begin(&[KEYS]), fleet.begin(&[]));
+    for shown in [&void, &good] {
+        for line in [
+            "GET /v1/presence/bob",
+            "GET /v1/stream?user=me&watch=bob",
+            "POST /v1/ticket",
+        ] {
+            let answer = asked(node.http, line, shown, "");
+            let text = answer.text();
+            assert_eq!(answer.status, 503, "{line}: {text}");
+            assert!(
+                text.contains("fleet-away") && text.contains("revoked"),
+                "{text}"
+            );
+            assert!(answer.field("retry-after").is_some(), "{line}: {answer:?}");
+        }
+    }
+    let forged = good.replace("\r\n", "x\r\n");
+    assert_eq!(
+        query(node.http, &forged),
+        401,
+        "no token is none at any time"
+    );
+    // Who knows which are void goes on, and where nobody is asked for a token none is void.
+    assert_eq!([&void, &good].map(|it| query(first.http, it)), [401, 200]);
+    assert_eq!(query(open.http, ""), 200);
+    kill_process(pid, Signal::CONT).expect("our own process");
+    until("it has read what is void", || {
+        let statuses = [&void, &good].map(|it| query(node.http, it));
+        assert_ne!(statuses[0], 200, "a token that is void is taken");
+        (statuses == [401, 200]).then_some(())
+    });
+}
+
 #[test]
 fn a_ticket_is_good_once_in_a_fleet() {
     let Some(fleet) = Fleet::in_home(Home::with_secret()) else {

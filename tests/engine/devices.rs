@@ -147,6 +147,40 @@ fn a_revocation_bars_devices_until_the_next_epoch() {
     assert!(taken(&mut world, &phone) && !taken(&mut world, &tablet));
 }
 
+/// A node of a fleet that has just begun: neither tokens nor devices' keys count before it knows
+/// which are void.
+#[test]
+fn nobody_is_believed_before_it_is_known_who_is_barred() {
+    let mut world = world(1);
+    let alice = token(&ALICE);
+    let phone = key(&mut world, 0, &alice, PHONE).0;
+    world.revocations().await_reading();
+    let beat_and_ask = |world: &mut World| {
+        let datagram = phone.datagram(false, world.now().unix);
+        world.datagram(0, &datagram).turn();
+        let lines = ["GET /v1/presence/bob", "GET /v1/stream?user=me"];
+        let answers = lines.map(|line| asked(world, 0, line, &bearer(&alice), ""));
+        let refused = world.count(0, Counter::DatagramRevoked);
+        (refused, world.presence().users(), answers)
+    };
+    let (refused, users, answers) = beat_and_ask(&mut world);
+    assert_eq!((refused, users), (1, 0));
+    for answer in answers {
+        assert!(
+            answer.contains("503") && answer.contains("fleet-away"),
+            "{answer}"
+        );
+        assert!(answer.contains("Retry-After: 5\r\n"), "{answer}");
+    }
+    world.revocations().have_been_read();
+    let (refused, users, answers) = beat_and_ask(&mut world);
+    assert_eq!((refused, users), (1, 1));
+    assert!(
+        answers.iter().all(|answer| answer.contains(" 200 ")),
+        "{answers:?}"
+    );
+}
+
 /// 10,000 devices beat over five epochs, and each asks for another key some time in the epoch
 /// behind that of its own. Nobody is ever taken for offline. Then they ask no more.
 #[test]

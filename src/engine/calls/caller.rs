@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::Found;
 use super::guard::Pages;
-use super::served::Served;
+use super::served::{RETRY_AFTER, Served};
 use super::table::{self, Row, Who};
 use crate::auth::{
-    Digest, Full, Grant, LastActive, Proof, Refusal, Reserved, SESSION_COOKIE, SESSION_MS, Scope,
-    Scopes, Service, Shown, TicketRefusal, cookie,
+    Digest, Full, Grant, Judged, LastActive, Proof, Refusal, Reserved, SESSION_COOKIE, SESSION_MS,
+    Scope, Scopes, Service, Shown, TicketRefusal, cookie,
 };
 use crate::engine::conn::permits::{Origin, Steps, Tag};
 use crate::engine::operators::Entrance;
@@ -248,10 +248,7 @@ impl Engine {
             Shown::Ticket(ticket) => {
                 let fleet = &self.node.keyring.fleet;
                 return match identity.tickets.verify(ticket, fleet, now) {
-                    Ok(grant) if self.node.revoked.covers(&grant) => {
-                        Err(self.refused_token(Refusal::Revoked))
-                    }
-                    Ok(grant) => Ok(Caller::User(Box::new(grant))),
+                    Ok(grant) => self.unless_revoked(grant),
                     Err(refusal) => Err(self.refuse_ticket(refusal)),
                 };
             }
@@ -260,14 +257,25 @@ impl Engine {
         };
         let micros = identity.rules.keys.micros_max();
         self.verifying_micros_left = self.verifying_micros_left.saturating_sub(micros);
-        let verified = identity.rules.verify(token, now.unix);
-        verified
-            .and_then(|grant| match self.node.revoked.covers(&grant) {
-                true => Err(Refusal::Revoked),
-                false => Ok(grant),
-            })
-            .map(|grant| Caller::User(Box::new(grant)))
-            .map_err(|refusal| self.refused_token(refusal))
+        match identity.rules.verify(token, now.unix) {
+            Ok(grant) => self.unless_revoked(grant),
+            Err(refusal) => Err(self.refused_token(refusal)),
+        }
+    }
+
+    /// The holder of a token that is genuine.
+    ///
+    /// Err: it is revoked, or nobody knows here whether it is.
+    fn unless_revoked(&mut self, grant: Grant) -> Result<Caller, Answer> {
+        match self.node.revoked.judge(&grant) {
+            Judged::Good => Ok(Caller::User(Box::new(grant))),
+            Judged::Void => Err(self.refused_token(Refusal::Revoked)),
+            Judged::Unknown => {
+                let detail = "the node has begun and has not yet read from the fleet's database \
+                              which tokens are revoked; come back, or go to another node";
+                Err(Answer::problem(problems::FLEET_AWAY, detail).with_lines(RETRY_AFTER))
+            }
+        }
     }
 
     pub(super) fn refused_token(&mut self, refusal: Refusal) -> Answer {
