@@ -63,3 +63,4 @@ mod tools;
 mod urgent;
 mod vanished;
 mod webhooks;
+mod without_a_fleet;
