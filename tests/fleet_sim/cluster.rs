@@ -128,14 +128,22 @@ impl Cluster {
                 remove(data, key, &owned(fields));
                 Reply::Number(1)
             }
-            [b"HSCAN", key, cursor, b"COUNT", _] => {
+            [b"HSCAN", key, cursor, rest @ ..] => {
+                // The one pattern there is: no field that is nobody's.
+                let users_only = match rest {
+                    [b"COUNT", _] => false,
+                    [b"MATCH", b"[^\0]*", b"COUNT", _] => true,
+                    _ => panic!("{rest:?} is not modelled"),
+                };
                 let from: usize = std::str::from_utf8(cursor).unwrap().parse().unwrap();
                 let hash = data.get(*key);
                 let mut rest = hash.into_iter().flatten().skip(from);
                 let some: Vec<_> = rest.by_ref().take(20).collect();
                 let next = if rest.next().is_some() { from + 20 } else { 0 };
+                let is_told = |field: &[u8]| !users_only || field.first() != Some(&0);
                 let pairs = some
                     .iter()
+                    .filter(|(field, _)| is_told(field))
                     .flat_map(|(field, value)| [bytes(field), bytes(value)]);
                 Reply::List(vec![
                     Reply::Bytes(next.to_string().into()),

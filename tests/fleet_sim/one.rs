@@ -183,6 +183,22 @@ impl One {
         self.pass(20);
     }
 
+    /// A stream that vouches for its holder.
+    fn open(&mut self, user: User<'_>) {
+        self.stream(user, true);
+    }
+
+    fn close(&mut self, user: User<'_>) {
+        self.stream(user, false);
+    }
+
+    fn stream(&mut self, user: User<'_>, opens: bool) {
+        let at = self.now();
+        let slot = self.member.local_mut().stream(user, true, opens, at);
+        self.member.changed(slot, at);
+        self.pass(20);
+    }
+
     fn say(&mut self, user: User<'_>, said: Saying) {
         let at = self.now();
         self.member.local_mut().say(user, said);
@@ -218,7 +234,7 @@ impl One {
 
 /// After an outage nobody is told before that who has gone.
 const SETTLE_MS: u64 = 6_000;
-/// All buckets of all partitions are looked at in 192 s.
+/// All buckets and hot keys of all partitions are looked at in 256 s.
 const FORGET_AFTER_MS: u64 = 400_000;
 
 const LAYOUT: Layout = Layout {
@@ -307,9 +323,82 @@ fn whoever_is_away_for_long_is_forgotten() {
     one.pass(FORGET_AFTER_MS - 1_000);
     assert_eq!(one.member.counts().forgotten, 0);
     assert!(one.field(bob.user(), true).is_some());
-    one.pass(194_000);
+    one.pass(258_000);
     assert_eq!(one.member.counts().forgotten, 1);
     assert_eq!(one.field(bob.user(), true), None);
+}
+
+const HIDES: Saying = Saying {
+    status: None,
+    invisible: Some(true),
+};
+const BUSY: Saying = Saying {
+    status: Some(Status::Busy),
+    invisible: None,
+};
+
+/// No bucket has them: who said something and never came, and who was never seen to be here.
+#[test]
+fn whose_flags_alone_are_kept_is_forgotten_too() {
+    let mut one = One::start(Cluster::new([0; 3]), LAYOUT, 1);
+    let [said, hid, went, stays, late] =
+        ["said", "hid", "went", "stays", "late"].map(|id| UserBuf::from_text(id).unwrap());
+    one.say(said.user(), BUSY);
+    one.say(hid.user(), HIDES);
+    one.beat(hid.user());
+    one.goodbye(hid.user());
+    one.say(went.user(), BUSY);
+    one.beat(went.user());
+    one.goodbye(went.user());
+    let kept = |one: &One, user: &UserBuf| [false, true].map(|off| one.field(user.user(), off));
+    for user in [&said, &hid] {
+        let [hot, gone] = kept(&one, user);
+        assert_eq!(
+            (hot.map(|hot| hot.len()), gone),
+            (Some(7), None),
+            "{user:?}"
+        );
+    }
+    assert!(kept(&one, &went).iter().all(Option::is_some));
+    // Both hide where others have seen them, so that buckets tell of then; one goes much later.
+    for user in [&stays, &late] {
+        one.open(user.user());
+        one.say(user.user(), HIDES);
+        assert!(kept(&one, user).iter().all(Option::is_some));
+    }
+    one.pass(FORGET_AFTER_MS - 2_000);
+    assert_eq!(one.member.counts().forgotten, 0);
+    one.close(late.user());
+    one.goodbye(late.user());
+    one.pass(258_000);
+    assert_eq!(one.member.counts().forgotten, 3);
+    for user in [&said, &hid, &went] {
+        assert_eq!(kept(&one, user), [None, None], "{user:?}");
+    }
+    for user in [&stays, &late] {
+        assert!(kept(&one, user).iter().all(Option::is_some), "{user:?}");
+    }
+}
+
+/// The servers tell 20 fields at a time.
+#[test]
+fn whoever_is_to_be_forgotten_is_found_in_a_partition_with_many() {
+    let mut one = One::start(Cluster::new([0; 3]), LAYOUT, 1);
+    let names = (0..).map(|id| UserBuf::from_text(format!("z{id:05}")).unwrap());
+    let partition = one.partitions.of(bob().user());
+    let all = one.partitions.clone();
+    let mut names = names.filter(|name| all.of(name.user()) == partition);
+    let here: Vec<UserBuf> = names.by_ref().take(50).collect();
+    here.iter().for_each(|user| one.open(user.user()));
+    let last = names.next().unwrap();
+    one.say(last.user(), BUSY);
+    one.pass(FORGET_AFTER_MS + 262_000);
+    assert_eq!(one.member.counts().forgotten, 1);
+    assert_eq!(one.field(last.user(), false), None);
+    assert!(
+        here.iter()
+            .all(|user| one.field(user.user(), false).is_some())
+    );
 }
 
 #[test]

@@ -2,12 +2,14 @@
 //!
 //! Owns who is told of an answer, and of one that never comes.
 
+use super::forget::Slice;
 use super::part::Wanted;
 use super::{Local, Member};
 use crate::fleet::Life;
 use crate::fleet::calls::Call;
 use crate::fleet::traffic::{Command, Failed, Reply, Server, Tag, To};
 use crate::time::{Mono, Now};
+use crate::wire::UserBuf;
 
 /// A command under way.
 #[derive(Debug)]
@@ -40,8 +42,13 @@ pub(super) enum Asked {
     },
     Vouch(usize),
     Correct,
-    /// One of a partition's buckets of who is offline.
-    Bucket(usize),
+    /// Who may be forgotten, if nothing else is known of them.
+    Slice(Slice),
+    /// What else is known of them.
+    Old {
+        at: usize,
+        users: Vec<UserBuf>,
+    },
     Fence(usize),
     Scan(usize),
     Reap(usize, usize),
@@ -163,7 +170,8 @@ impl<L: Local> Member<L> {
                 self.step(at, now);
             }
             Asked::Correct => {}
-            Asked::Bucket(at) => self.bucket_read(at, replies, now),
+            Asked::Slice(slice) => self.slice_read(slice, replies, now),
+            Asked::Old { at, users } => self.old_read(at, users, replies, now),
             Asked::Fence(at) => {
                 self.fenced(at, server, replies, now);
                 self.step(at, now);
@@ -214,7 +222,7 @@ impl<L: Local> Member<L> {
                 let retry_at = self.parts[at].retry_at;
                 self.schedule(at, retry_at);
             }
-            Asked::Correct | Asked::Bucket(_) => {}
+            Asked::Correct | Asked::Slice(_) | Asked::Old { .. } => {}
             Asked::Fence(at) | Asked::Scan(at) | Asked::Reap(at, _) => {
                 self.parts[at].reap = None;
                 self.parts[at].reap_at = now.mono.plus_ms(1_000);

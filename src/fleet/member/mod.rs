@@ -98,7 +98,7 @@ pub struct Member<L> {
     vanished: BTreeMap<Life, Mono>,
     peers: Vec<Peer>,
     forget_at: Mono,
-    /// The bucket that is looked at next, counted through all partitions.
+    /// Where the walk for whom to forget goes on, as `forget.rs` packs it.
     forget_next: u64,
     reapers: crate::wire::nodes::Nodes,
     reap_tokens: u64,
