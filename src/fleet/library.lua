@@ -335,7 +335,7 @@ local function vouch(keys, args)
         -- If nobody has gone since then, neither has this user.
         is_known = is_known and known > math.max(kept, last_left) and known <= since
         if not is_known or flags == UNKNOWN then
-          -- Of whom nothing is kept, for it was lost, is not shown who hides by what its node knows.
+          -- Where nothing is kept, for it was lost, whoever hides by what its node knows does so.
           local hides = flags ~= UNKNOWN and flags >= INVISIBLE and flags or 0
           flags = value and byte(value, 7) or hides
         end

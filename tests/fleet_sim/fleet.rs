@@ -729,7 +729,7 @@ impl Fleet {
         }
     }
 
-    /// Whether nodes know what a user says, whatever Redis has lost: it was here all the time since.
+    /// Whether nodes know what a user says, whatever Redis has lost: it was here all the time.
     fn knows(&self, truth: &Truth) -> bool {
         let is_lost_alone = matches!(self.fault, Fault::Flushed | Fault::Deleted);
         let stays = truth.since_ms + UNDER_WAY_MS < BREAKS_MS && truth.excused_ms < BREAKS_MS;

@@ -19,8 +19,8 @@ use crate::wire::{User, UserBuf};
 const FORGOTTEN_MAX: usize = 1_000;
 /// Fields of a hot key in a slice.
 const SCANNED: usize = 500;
-/// Most time between two slices: 16 buckets and a hot key of each of 1,024 partitions are through in
-/// five hours.
+/// Most time between two slices: 16 buckets and a hot key of each of 1,024 partitions are through
+/// in five hours.
 const SLICE_MS_MAX: u64 = 1_000;
 /// A fleet with more of them is walked faster: else a hundred million users who are gone would be
 /// looked at every twelve days, and a thousand million every hundred.

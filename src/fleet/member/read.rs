@@ -277,8 +277,8 @@ impl<L: Local> Member<L> {
         }
         let slot = match wanted {
             Wanted::Slot(slot) => Slot::new(*slot),
-            // What it says of itself is no sign that it was ever here. That it hides is kept, and told
-            // as if it had never been here: so no guess of this node's ever shows it.
+            // What it says of itself is no sign that it was ever here. That it hides is kept, and
+            // told as if it had never been here: so no guess of this node's ever shows it.
             Wanted::Name(_) if gone.is_none() && !here.as_ref().is_some_and(is_to_keep) => {
                 let settled_at = self.settled_at(at);
                 match now.mono < settled_at {
