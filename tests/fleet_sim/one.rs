@@ -704,6 +704,36 @@ fn what_took_a_claim_is_done_here_though_its_message_was_missed() {
 }
 
 #[test]
+fn a_subscription_that_is_lost_with_nothing_missed_has_no_user_read() {
+    let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
+    hold(&mut one, bob.user());
+    one.pass(100);
+    let others: Vec<UserBuf> = beside(&one, &bob).take(3).collect();
+    let at = one.now();
+    for other in &others {
+        one.member.ask(other.user(), false, at);
+    }
+    one.pass(500);
+    let read = one.member.counts().users_read;
+    for _ in 0..5 {
+        one.subscribe();
+        one.pass(1_000);
+    }
+    assert_eq!(one.member.counts().users_read, read);
+    // One message that is missed is read from the ring, and nobody with it.
+    one.is_deaf = true;
+    let sent = one.now().unix;
+    say_elsewhere(&mut one, bob.user(), 1, |vouch| {
+        vouch.claim(others[0].user(), None, Kinds::beat(sent), None);
+    });
+    one.is_deaf = false;
+    one.subscribe();
+    one.pass(1_000);
+    assert_eq!(one.member.local().public(others[0].user()), Some(true));
+    assert_eq!(one.member.counts().users_read, read);
+}
+
+#[test]
 fn what_redis_has_lost_is_claimed_again_and_ends_nothing() {
     let (mut one, bob) = (One::start(Cluster::new([0; 3]), LAYOUT, 1), bob());
     hold(&mut one, bob.user());
