@@ -238,6 +238,7 @@ impl Local for Databases {
         }
         let (status, mut since, last_active) = self.public(slot, state, now);
         let known = self.told.state(slot, now);
+        let known_since = self.told.since(slot).filter(|since| since.ms() > 0);
         self.note(slot, state.flags, state.is_here);
         if how == How::Alone {
             if known.status == status {
@@ -247,8 +248,7 @@ impl Local for Databases {
                 since = since.map(|guess| self.came(slot, guess, now));
             }
             // What this node does by itself is later than all that it was told.
-            let later = known.since.filter(|_| known.is_known());
-            since = since.max(later.map(|since| since.plus_ms(1)));
+            since = since.max(known_since.map(|since| since.plus_ms(1)));
         }
         let told = Told {
             user: UserBuf::from(self.told.user(slot)),
@@ -259,7 +259,7 @@ impl Local for Databases {
             heard: None,
         };
         // What a server says in its turn is so, though its clock was behind another's.
-        let is_behind = known.is_known() && since <= known.since && status != known.status;
+        let is_behind = known.is_known() && since <= known_since && status != known.status;
         let source = match how {
             How::InStep if !is_behind => Source::InStep,
             How::InStep | How::Read | How::Unsettled => READ,

@@ -100,7 +100,7 @@ pub(super) fn put(
             None => {
                 engine.counters.add(Counter::ToldKnown, 1);
                 if let (Source::InStep, Some(since)) = (source, erased_since(told)) {
-                    end_older_streams(engine, slot, since, clock.unwrap_or(now.unix), now);
+                    end_older_streams(engine, slot, since, clock.unwrap_or(now.unix));
                 }
             }
         }
@@ -131,8 +131,8 @@ fn erased_since(told: &Told) -> Option<Unix> {
 
 /// Somebody was erased who is back by that id already: by a stream that is open since before, or by
 /// another that is not meant. After some time nobody knows which is which.
-fn end_older_streams(engine: &mut Engine, slot: Slot, since: Unix, clock: Unix, now: Now) {
-    let known = engine.presence.state(slot, now).since;
+fn end_older_streams(engine: &mut Engine, slot: Slot, since: Unix, clock: Unix) {
+    let known = engine.presence.since(slot);
     let is_back = known.is_some_and(|known| known > since);
     let lately = clock < since.plus_ms(OPENED_MS);
     if is_back && lately && !planted::is(Planted::ErasedStreamsStay) {

@@ -516,8 +516,7 @@ impl Presence {
     /// Whether a publisher was erased where it is decided about, the last that is known.
     pub fn is_erased(&self, slot: Slot) -> bool {
         let published = self.published.cell(slot).load(Ordering::Acquire);
-        let active = self.stamps.cell(slot).load(Ordering::Acquire).at();
-        !published.is_online() && published.since_ms() > 0 && active.is_none()
+        is_erased(published, self.stamps.cell(slot).load(Ordering::Acquire))
     }
 
     /// A later `since` decides about `last_active` too: the clock of a source that was ahead may
@@ -542,6 +541,12 @@ impl Presence {
         // It always says something.
         let _ = cell.fetch_update(Ordering::Release, Ordering::Relaxed, stamped);
     }
+}
+
+/// Whether a follower's cells say that their publisher was erased. The time of it is kept, against
+/// what is late; but nothing is told of anybody who was.
+pub(super) fn is_erased(published: Published, stamp: Stamp) -> bool {
+    !published.is_online() && published.since_ms() > 0 && stamp.at().is_none()
 }
 
 /// Whether a user was erased, or never seen: nobody else is offline without a last activity.
@@ -678,8 +683,9 @@ mod tests {
                 _ => told(Status::Offline, 5_001, 0),
             };
             assert_eq!(adopt(&erased, erased_by), news(bob, Status::Offline, false));
-            let gone = state(Status::Offline, 5_001, 0);
+            let gone = state(Status::Offline, 0, 0);
             assert_eq!(presence.state(bob, at(9_000)), gone);
+            assert_eq!(presence.since(bob), Some(Unix::from_ms(5_001)));
             assert!(presence.changed_since(bob, at(8_999).unix, at(9_000)));
             assert_eq!(adopt(&erased, Source::InStep), None, "once more");
             assert_eq!(adopt(&nobody, Source::Answered(at(9_000).unix)), None);

@@ -300,6 +300,7 @@ impl Presence {
     }
 
     /// The published state; its `last_active` is never ahead of `now`, unless `since` is as much.
+    /// Whoever was erased has no times, as somebody who was never seen.
     pub fn state(&self, slot: Slot, now: Now) -> State {
         let published = self.published.cell(slot).load(Ordering::Acquire);
         let mut stamp = self.stamps.cell(slot).load(Ordering::Acquire);
@@ -314,7 +315,9 @@ impl Presence {
             } else {
                 published.status()
             },
-            since: published.since(),
+            since: published
+                .since()
+                .filter(|_| !self.is_follower() || !follower::is_erased(published, stamp)),
             // Whatever still stamps the slot of somebody who was forgotten says nothing of them.
             last_active: stamp
                 .last_active(published)
