@@ -87,7 +87,7 @@ impl Engine {
 
     /// Whether a user is known to hide. A node that cannot tell the fleet of such a one hands them
     /// to nobody: others take them for gone, and who does not know that they hide would show them.
-    fn hides(&self, slot: Option<Slot>) -> bool {
+    pub(super) fn hides(&self, slot: Option<Slot>) -> bool {
         slot.is_some_and(|slot| self.presence.is_invisible(slot))
     }
 

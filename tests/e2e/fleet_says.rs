@@ -165,6 +165,36 @@ fn whoever_hides_and_beats_on_shows_nowhere() {
     }
 }
 
+/// A node that has not heard of a user asks the fleet, as it does for whoever else asks.
+#[test]
+fn the_holder_is_told_what_is_true_by_nodes_that_have_not_heard_of_them() {
+    let Some(fleet) = fleet() else { return };
+    let nodes: [Server; 3] = fleet.homes();
+    for round in 0..12 {
+        let (hears, asked) = (&nodes[round % 3], &nodes[(round + 1 + round / 6) % 3]);
+        let user = format!("user-{round}");
+        let hides = json!({"users": [user], "invisible": round % 2 == 0, "status": "busy"});
+        let beat = hears.post("/v1/beat", &hides);
+        assert!(matches!(beat.status, 200 | 204), "{}", beat.text());
+        // The first answer has what was said. The beat behind it is on its way to the fleet.
+        let asks = json!({"user": user, "idle_ms": 0});
+        assert_eq!(says(asked, &asks)["invisible"], round % 2 == 0, "{round}");
+        until("it is here", || {
+            let own = says(asked, &asks);
+            assert_eq!(own["invisible"], round % 2 == 0, "{round}");
+            (own["status"] == "busy").then_some(())
+        });
+        // From here on that node knows.
+        if round % 2 == 0 {
+            let beat = asked.post("/v1/beat", &json!({"users": [user]}));
+            assert_eq!(beat.json(), json!({"invisible": [user]}));
+        }
+    }
+    let own = says(&nodes[0], &json!({"user": "nobody", "idle_ms": 0}));
+    let never = (&json!("offline"), &Value::Null, &json!(false));
+    assert_eq!((&own["status"], &own["since"], &own["invisible"]), never);
+}
+
 /// Of two devices, or one that moves: what was said last counts.
 #[test]
 fn a_goodbye_at_another_node_right_after_a_first_beat_counts() {
@@ -347,13 +377,11 @@ fn nothing_is_left_of_whoever_is_erased() {
     until("his stream is told to go", || {
         (bob.next().kind == "bye").then_some(())
     });
-    let gone = alice.expect("presence").data;
-    assert_eq!(
-        (&gone["status"], &gone["last_active"]),
-        (&json!("offline"), &Value::Null)
-    );
+    // As of a user who was never seen, at nodes that knew him too.
+    assert_eq!(alice.presence(), Record::never_seen("bob"));
     for node in &nodes {
-        assert_eq!(told(node, "bob", false).last_active, None);
+        told(node, "bob", false);
+        assert_eq!(node.record("bob"), Record::never_seen("bob"));
     }
     pause(1_000);
     assert!(!keys_of(&fleet).contains("bob"), "{}", keys_of(&fleet));

@@ -46,7 +46,12 @@ pub(super) fn beat(
         };
         match engine.beat_elsewhere(user, &ask, now) {
             Ok(false) => {}
-            Ok(true) => continue,
+            Ok(true) => {
+                if engine.hides(engine.presence.lookup(user)) {
+                    invisible.push(user.as_str());
+                }
+                continue;
+            }
             Err(fault) => {
                 engine.book_intern_fault(fault);
                 refused.add(index, fault, &mut engine.counters);

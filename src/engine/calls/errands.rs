@@ -171,10 +171,7 @@ impl Engine {
             return match then {
                 Then::Answer(answer) => self.judged(verdict, answer).into(),
                 Then::Stream(new) => Served::Stream(new),
-                Then::Own(slot) => {
-                    let answer = self.own_answer(slot, now);
-                    self.judged(verdict, answer).into()
-                }
+                Then::Own(slot) => self.own_served(asker.conn, slot, verdict, now),
                 Then::Owns(slots) => {
                     let answer = self.own_answers(&slots, now);
                     self.judged(verdict, answer).into()
@@ -203,7 +200,7 @@ impl Engine {
         }
     }
 
-    fn judged(&mut self, verdict: Verdict, answer: Answer) -> Answer {
+    pub(super) fn judged(&mut self, verdict: Verdict, answer: Answer) -> Answer {
         match verdict {
             Verdict::Done => answer,
             Verdict::UnknownStream | Verdict::Spent => self.unknown_stream(),
@@ -362,10 +359,7 @@ impl Engine {
         let Waits { verdict, then, .. } = *waits;
         let served = match then {
             Then::Answer(answer) => self.judged(verdict, answer).into(),
-            Then::Own(slot) => {
-                let answer = self.own_answer(slot, now);
-                self.judged(verdict, answer).into()
-            }
+            Then::Own(slot) => self.own_served(id, slot, verdict, now),
             Then::Owns(slots) => {
                 let answer = self.own_answers(&slots, now);
                 self.judged(verdict, answer).into()

@@ -21,9 +21,9 @@ use crate::presence::InternFault;
 use crate::realtime::ConnId;
 use crate::status::Status;
 use crate::time::Now;
-use crate::wire::UserBuf;
 use crate::wire::record::{BeatAsk, Entry, LastActive, Record, Told};
 use crate::wire::response::{Answer, problems};
+use crate::wire::{User, UserBuf};
 
 /// A call waits so long for presence nodes, in ms: it may be behind a request that times out.
 const PASSING_MS_MAX: u64 = 3_000;
@@ -133,6 +133,16 @@ impl Engine {
             refused,
         };
         self.pass_call_on(asker, (wanted, call), named, now)
+    }
+
+    /// Asks what a user truly is, for its holder.
+    pub(super) fn ask_for_own(&mut self, asker: ConnId, user: User<'_>, now: Now) -> Served {
+        let call = Call {
+            shape: Shape::Own(user.into()),
+            last_active: LastActive::Exact,
+            refused: Refused::default(),
+        };
+        self.pass_call_on(asker, (Wanted::Own, call), vec![(0, user.into())], now)
     }
 
     /// Whether a beat of this user may go to a presence node: it may make one there, and what a

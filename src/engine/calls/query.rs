@@ -111,7 +111,7 @@ impl Engine {
     /// Whether the states of some of these are known elsewhere alone. A node of a fleet knows of
     /// some what the fleet says, and of those whom it hears that they are here; unless it was never
     /// told of them, for they may hide.
-    fn must_ask_elsewhere<'u>(&self, users: impl IntoIterator<Item = User<'u>>) -> bool {
+    pub(super) fn must_ask_elsewhere<'u>(&self, users: impl IntoIterator<Item = User<'u>>) -> bool {
         let is_known = |user| {
             let slot = self.presence.lookup(user);
             slot.is_some_and(|slot| self.presence.is_sure(slot) || self.is_heard(slot))

@@ -4,6 +4,8 @@
 //! of somebody invisible. A real-time node decides nothing: it passes on what is said, and answers
 //! what the user's presence node has answered.
 
+use std::sync::Arc;
+
 use super::caller::Caller;
 use super::errands::Errands;
 use super::refused::Refused;
@@ -207,6 +209,24 @@ impl Engine {
             }
             self.errand_ran(asker.conn, 0, Verdict::Done, now);
         }
+    }
+
+    /// What somebody has said of themselves has been done: their holder is told what is true then.
+    /// A node of a fleet that has not heard of the user asks the fleet.
+    pub(super) fn own_served(
+        &mut self,
+        conn: ConnId,
+        slot: Slot,
+        verdict: Verdict,
+        now: Now,
+    ) -> Served {
+        let presence = Arc::clone(&self.presence);
+        let user = presence.user(slot);
+        if verdict == Verdict::Done && self.must_ask_elsewhere([user]) {
+            return self.ask_for_own(conn, user, now);
+        }
+        let answer = self.own_answer(slot, now);
+        self.judged(verdict, answer).into()
     }
 
     /// A user as its holder is told, and nobody else.
