@@ -21,14 +21,14 @@ pub fn life_field(life: Life) -> [u8; 6] {
     [0, b'L', a, b, c, d]
 }
 
-/// The field with the message of that number, or of one 64 or more before or after it.
+/// The field with the message of that number, or of one 32 or more before or after it.
 pub fn ring_field(number: u64) -> [u8; 3] {
     [0, b'r', (number % RING_MESSAGES) as u8]
 }
 
 /// Messages that a partition keeps. Of a million users in 1,024 partitions they are 7 of 115 bytes
 /// a user; whoever has missed more reads its users.
-pub const RING_MESSAGES: u64 = 64;
+pub const RING_MESSAGES: u64 = 32;
 
 /// Where a partition's numbers are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

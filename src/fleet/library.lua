@@ -10,7 +10,7 @@ local USERS_MAX = 200
 local LIVES_MAX = 1024
 -- A message that is longer is kept in the ring as its first 20 bytes: who finds that reads anew.
 local RING_BYTES_MAX = 1024
-local RING_MESSAGES = 64
+local RING_MESSAGES = 32
 -- Of whoever was logged out or erased: what was done 1, when 6, tag 6.
 local END_BYTES, ENDS_MAX = 13, 256
 
@@ -22,7 +22,7 @@ local BEAT, PROOF, STREAMS, KINDS, UNATTENDED = 1, 3, 6, 8, 8
 local INVISIBLE, SAID, MORE, AWAY = 4, 8, 8, 16
 -- Flags of a claim whose node does not know what its user says of itself.
 local UNKNOWN = 3
-local CLAIM, WITHDRAW, GOODBYE, LOG_OUT, FLAGS = 43, 45, 103, 33, 61 -- + - g ! =, and x
+local CLAIM, WITHDRAW, GOODBYE, LOG_OUT, FLAGS, ERASE = 43, 45, 103, 33, 61, 120 -- + - g ! = x
 local IS_OP = { [43] = true, [45] = true, [103] = true, [33] = true, [61] = true, [120] = true }
 local REAP = 114 -- r
 -- A string of each byte, made by the first call: a library has no `string` while it is loaded.
@@ -196,17 +196,23 @@ local function fault_of(keys, args)
 end
 
 -- Keeps for an hour who was logged out or erased: a node that misses the message reads it there.
+-- What is none of it, whoever has put it there, is dropped.
 local function note_ends(key, ends, now)
-  local kept = redis.pcall('GET', key)
-  if type(kept) ~= 'string' or #kept % END_BYTES ~= 0 then
-    kept = ''
+  local had, kept = redis.pcall('GET', key), {}
+  if type(had) == 'string' then
+    for at = 1, #had - END_BYTES + 1, END_BYTES do
+      local what, since = struct.unpack('>BI6', had, at)
+      if (what == LOG_OUT or what == ERASE) and math.abs(now - since) <= HOUR_MS then
+        kept[#kept + 1] = string.sub(had, at, at + END_BYTES - 1)
+      end
+    end
   end
-  local at = 1 + END_BYTES * math.max(#kept / END_BYTES + #ends - ENDS_MAX, 0)
-  while at <= #kept and now - struct.unpack('>I6', kept, at + 1) > HOUR_MS do
-    at = at + END_BYTES
+  for _, ended in ipairs(ends) do
+    kept[#kept + 1] = ended
   end
-  kept = string.sub(kept, at) .. table.concat(ends)
-  redis.call('SET', key, kept, 'PX', string.format('%.0f', HOUR_MS))
+  local from = math.max(1, #kept - ENDS_MAX + 1)
+  local value = table.concat(kept, '', from)
+  redis.call('SET', key, value, 'PX', string.format('%.0f', HOUR_MS))
 end
 
 -- gd1_vouch HOT [ENDS]; HEAD OPS USER..: what one life claims, withdraws and tells of users.

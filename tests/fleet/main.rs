@@ -8,6 +8,7 @@
 mod churn;
 mod claims;
 mod cluster;
+mod ends;
 mod faults;
 mod fences;
 mod goodbyes;

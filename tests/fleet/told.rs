@@ -180,7 +180,7 @@ fn an_erasure_leaves_nothing_of_the_user() {
 }
 
 #[test]
-fn the_ring_has_the_last_64_messages() {
+fn the_ring_has_the_last_32_messages() {
     let Some(mut world) = World::start() else {
         return;
     };
@@ -190,14 +190,14 @@ fn the_ring_has_the_last_64_messages() {
         world.in_turn(ANN, k).set_flags("bob", flags).done();
     }
     let heard: Vec<Vec<u8>> = (0..300).map(|_| world.heard()).collect();
-    for number in 237..=300 {
+    for number in 269..=300 {
         let kept = world.ring(number).unwrap();
         assert_eq!(kept, heard[number as usize - 1]);
         assert_eq!(Message::parse(&kept).unwrap().number(), number);
     }
-    assert_eq!(ring_field(236), ring_field(300), "the older ones are gone");
+    assert_eq!(ring_field(268), ring_field(300), "the older ones are gone");
     let fields = world.link.ask(["HLEN", HOT]);
-    assert_eq!(fields, Answer::Number(64 + 3), "numbers, a life, a user");
+    assert_eq!(fields, Answer::Number(32 + 3), "numbers, a life, a user");
 }
 
 #[test]

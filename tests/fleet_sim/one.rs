@@ -646,7 +646,7 @@ fn hold(one: &mut One, user: User<'_>) {
     one.beat(user);
 }
 
-/// The ring keeps 64 messages, and none that names somebody who is erased.
+/// The ring keeps 32 messages, and none that names somebody who is erased.
 #[test]
 fn what_took_a_claim_is_done_here_though_its_message_was_missed() {
     type Word = fn(&mut Vouch, User<'_>, Unix);

@@ -65,16 +65,22 @@ impl<L: Local> Member<L> {
 
     /// An answer to [`Member::ends_call`].
     pub(super) fn ends_read(&mut self, at: usize, reply: Option<&Reply>, now: Now) {
-        let bytes = match reply {
-            Some(Reply::Bytes(bytes)) if !planted::is(Planted::EndsUnread) => bytes,
+        let all = match reply {
+            Some(Reply::Bytes(bytes)) if !planted::is(Planted::EndsUnread) => {
+                Ended::parse_all(bytes).map_err(|malformed| malformed.to_string())
+            }
             Some(Reply::Bytes(_) | Reply::Nil) | None => return,
-            Some(reply) => return self.answered_oddly(at, std::slice::from_ref(reply), now),
+            Some(Reply::Error(text)) => Err(text.to_string()),
+            Some(_) => Err("malformed: the answer to GET".to_owned()),
         };
-        let all = match Ended::parse_all(bytes) {
+        let all = match all {
             Ok(all) => all,
-            Err(malformed) => {
-                self.is_malformed::<()>(at, &malformed, now);
-                return;
+            // Whoever has put it there: the next log-out of the partition mends it, and nothing
+            // else rests on it.
+            Err(why) => {
+                self.counts.malformed += 1;
+                let key = ends_key(&self.hot_key(at));
+                return self.tell_refusal(&key, &why);
             }
         };
         let up_ms = now.mono.ms_since(self.started_at);

@@ -176,10 +176,14 @@ impl<L: Local> Member<L> {
         if let Some(server) = part.server.filter(|_| !is_its_own) {
             self.servers.refuses(server, now);
         }
-        self.refusal.get_or_insert_with(|| {
-            let key = self.partitions.hot_key(self.parts[at].id);
-            format!("{key}: {text}").into()
-        });
+        let key = self.hot_key(at);
+        self.tell_refusal(&key, text);
+    }
+
+    /// The log is to say what a server refused, of which key.
+    pub(super) fn tell_refusal(&mut self, key: &str, text: &str) {
+        self.refusal
+            .get_or_insert_with(|| format!("{key}: {text}").into());
     }
 
     /// What a server refused lately, and of which key: the first of it since the last look.
