@@ -13,6 +13,7 @@ use crate::fleet::flags::UserFlags;
 use crate::fleet::partition::Partitions;
 use crate::fleet::revocations::{REVOKED, Record, Revocations};
 use crate::fleet::tickets;
+use crate::fleet::ticks::Ticks;
 use crate::fleet::traffic::{Command, Event, Failed, Reply, Server, Tag, To};
 use crate::fleet::walk::{Place, Walk};
 use crate::metrics::{Board, Counter};
@@ -72,11 +73,12 @@ impl Desk {
         revoked: Arc<Revoked>,
         partitions: Arc<Partitions>,
         buckets: u32,
+        ticks: Ticks,
         tell_one: TellOne,
         board: Arc<Board>,
     ) -> Desk {
         Desk {
-            revocations: Revocations::new(revoked.life_ms()),
+            revocations: Revocations::new(revoked.life_ms(), ticks),
             revoked,
             journal: 0,
             revoking: VecDeque::new(),

@@ -10,11 +10,12 @@ use parking_lot::Mutex;
 use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::dial::LOOKUPS_MAX;
 use super::{Link, Observer, Options};
 use crate::fleet::partition::Partitions;
+use crate::fleet::ticks::Ticks;
 use crate::fleet::traffic::{Command, Event};
 use crate::time::{Clock, Mono, Now};
 
@@ -44,6 +45,8 @@ pub trait Core {
     fn poll_command(&mut self) -> Option<Command>;
     /// When something is due next.
     fn poll_timeout(&self) -> Mono;
+    /// When it does what it does each second.
+    fn ticks(&self) -> Ticks;
     /// Nothing more comes in: whether it may end, or waits for a moment still.
     fn may_end(&mut self, now: Now) -> bool;
     /// Why it can not go on, in words for an operator.
@@ -141,7 +144,10 @@ pub fn run<C: Core>(
         .max_blocking_threads(LOOKUPS_MAX)
         .build()?;
     runtime.block_on(async {
-        let link = Link::start(options, partitions);
+        let now = clock.now().mono;
+        let tick = core.ticks().own_after(now, 0, 1);
+        let beat_at = Instant::now() + Duration::from_micros(tick.micros_since(now));
+        let link = Link::start(options, partitions, beat_at);
         observe(link.observer());
         drive(core, &link, inbox, clock).await
     })

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use self::board::{Board, Site, Wakes};
 pub use self::homing::missed_ms;
@@ -136,9 +137,10 @@ impl Options {
 }
 
 impl Link {
-    /// Begins to connect, and to subscribe all partitions.
-    pub fn start(options: Options, partitions: Arc<Partitions>) -> Link {
-        let board = Arc::new(Board::new(options, partitions));
+    /// Begins to connect, and to subscribe all partitions. Signs of life are read at `beat_at`, and
+    /// each second from then on.
+    pub fn start(options: Options, partitions: Arc<Partitions>, beat_at: Instant) -> Link {
+        let board = Arc::new(Board::new(options, partitions, beat_at));
         let scout = tokio::spawn(scout::run(Arc::clone(&board)));
         let pulse = tokio::spawn(scout::pulse(Arc::clone(&board)));
         Link {

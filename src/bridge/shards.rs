@@ -18,6 +18,7 @@ use super::story::Story;
 use crate::engine::{Asker, Came, Mail, Outbound, Part, Passed, Taken, Wanted, own_in_fleet};
 use crate::fleet::flags::Saying;
 use crate::fleet::member::{Counts, Local, Member, Standing, Ticket};
+use crate::fleet::ticks::Ticks;
 use crate::fleet::traffic::{Command, Event};
 use crate::metrics::{Board, Counter, Gauge};
 use crate::slot::Slot;
@@ -577,6 +578,10 @@ impl Core for Shards {
     fn fault(&self) -> Option<String> {
         let disagreement = self.member.disagreement().filter(|_| !self.has_joined);
         disagreement.map(ToString::to_string)
+    }
+
+    fn ticks(&self) -> Ticks {
+        self.member.ticks()
     }
 
     fn poll_timeout(&self) -> Mono {

@@ -110,6 +110,14 @@ enum Expect {
     Role,
 }
 
+/// The next of the moments that are a [`BEAT`] apart, one of which is `first`.
+fn beat_after(first: Instant, now: Instant) -> Instant {
+    match now.checked_duration_since(first) {
+        Some(since) => first + BEAT * (since.as_millis() / BEAT.as_millis() + 1) as u32,
+        None => first.min(now + BEAT),
+    }
+}
+
 impl Connection<'_> {
     /// Until the connection is lost or given up.
     async fn serve(&mut self, mut incoming: Incoming, wake: &Notify) -> Result<()> {
@@ -119,7 +127,7 @@ impl Connection<'_> {
         while board.is_current(self.site, self.server) {
             let now = Instant::now();
             if now >= next_beat {
-                next_beat = now + BEAT;
+                next_beat = beat_after(board.beat_at, now);
                 self.compare();
                 if self.read_began.is_none() {
                     self.begin_read(now);

@@ -26,7 +26,7 @@ pub fn ring_field(number: u64) -> [u8; 3] {
     [0, b'r', (number % RING_MESSAGES) as u8]
 }
 
-/// Messages that a partition keeps. Of a million users in 1,024 partitions they are 7 of 115 bytes
+/// Messages that a partition keeps. Of a million users in 1,024 partitions they are up to 7 of 114 bytes
 /// a user; whoever has missed more reads its users.
 pub const RING_MESSAGES: u64 = 32;
 
@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn names_of_fields() {
         assert_eq!(&life_field(LIFE), b"\0Llife");
-        for (number, last) in [(0, 0), (63, 63), (64, 0), (U48_MAX, 63)] {
+        for (number, last) in [(0, 0), (31, 31), (32, 0), (U48_MAX, 31)] {
             assert_eq!(ring_field(number), [0, b'r', last]);
         }
     }

@@ -35,6 +35,7 @@ pub mod partition;
 pub mod replies;
 pub mod revocations;
 pub mod tickets;
+pub mod ticks;
 pub mod traffic;
 pub mod walk;
 

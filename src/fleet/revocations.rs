@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 
 use super::Malformed;
 use super::calls::Call;
+use super::ticks::Ticks;
 use super::traffic::{Reply, Server};
 use crate::time::{Mono, Now, Unix};
 
@@ -59,6 +60,7 @@ pub struct Revocations {
     /// As many of the unsaid are in the command under way.
     flying: Option<usize>,
     next_at: Mono,
+    ticks: Ticks,
 }
 
 /// What a read has come to.
@@ -74,8 +76,8 @@ pub struct Read {
 }
 
 impl Revocations {
-    /// Nothing is read yet. Each entry is in force for `life_ms`.
-    pub fn new(life_ms: u64) -> Revocations {
+    /// Nothing is read yet. Each entry is in force for `life_ms`. Reads fall on `ticks`.
+    pub fn new(life_ms: u64, ticks: Ticks) -> Revocations {
         Revocations {
             life_ms,
             read_to: (0, 0),
@@ -89,6 +91,7 @@ impl Revocations {
             taken: 0,
             flying: None,
             next_at: Mono::default(),
+            ticks,
         }
     }
 
@@ -203,7 +206,7 @@ impl Revocations {
             }
         }
         self.next_at = match is_end && self.unsaid.is_empty() {
-            true => now.mono.plus_ms(READ_MS),
+            true => self.ticks.not_after(now.mono.plus_ms(READ_MS)),
             false => now.mono,
         };
         if is_end {
@@ -305,6 +308,11 @@ mod tests {
         }
     }
 
+    /// At the first ms, and each second from then on.
+    fn ticks() -> Ticks {
+        Ticks::from(at(1).mono, READ_MS)
+    }
+
     fn stream(entries: &[(u64, Record)]) -> Reply {
         let entry = |(ms, record): &(u64, Record)| {
             let fields = [FIELD.to_vec(), record.to_vec()].map(Reply::Bytes);
@@ -332,7 +340,7 @@ mod tests {
 
     #[test]
     fn what_is_there_is_read_once() {
-        let mut revocations = Revocations::new(LIFE_MS);
+        let mut revocations = Revocations::new(LIFE_MS, ticks());
         let read = [
             "XLEN gd:{layout}:revoked",
             "XRANGE gd:{layout}:revoked (0-0 + COUNT 1000",
@@ -363,7 +371,7 @@ mod tests {
 
     #[test]
     fn what_is_said_is_taken_in_order_and_once() {
-        let mut revocations = Revocations::new(LIFE_MS);
+        let mut revocations = Revocations::new(LIFE_MS, ticks());
         assert_eq!((revocations.say(A), revocations.say(B)), (1, 2));
         assert_eq!(revocations.say(A), 1, "it is on its way");
         let calls = words(revocations.poll_calls(at(0)));
@@ -391,7 +399,7 @@ mod tests {
     #[test]
     fn what_redis_has_lost_is_noticed() {
         for (server, length) in [(Server(2), 1), (ONE, 0)] {
-            let mut revocations = Revocations::new(LIFE_MS);
+            let mut revocations = Revocations::new(LIFE_MS, ticks());
             revocations.poll_calls(at(0)).unwrap();
             let found = replies(1, &[(100_000, A)]);
             revocations.answered(ONE, &found, at(0)).unwrap();
@@ -408,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_long_stream_is_read_in_pieces() {
-        let mut revocations = Revocations::new(LIFE_MS);
+        let mut revocations = Revocations::new(LIFE_MS, ticks());
         let all: Vec<(u64, Record)> = (0..READ_MAX as u64 + 1)
             .map(|at| {
                 let mut record = A;
@@ -432,7 +440,7 @@ mod tests {
 
     #[test]
     fn what_another_program_added_is_passed_over() {
-        let mut revocations = Revocations::new(LIFE_MS);
+        let mut revocations = Revocations::new(LIFE_MS, ticks());
         let mut found = stream(&[(100_000, A), (100_001, A), (100_002, A), (100_003, B)]);
         let bytes = |bytes: &[u8]| Reply::Bytes(bytes.to_vec());
         if let Reply::List(entries) = &mut found {
@@ -466,7 +474,7 @@ mod tests {
 
     #[test]
     fn what_another_program_wrote_is_refused() {
-        let mut revocations = Revocations::new(LIFE_MS);
+        let mut revocations = Revocations::new(LIFE_MS, ticks());
         let mut short = stream(&[(1, A)]);
         if let Reply::List(entries) = &mut short
             && let Reply::List(parts) = &mut entries[0]

@@ -159,6 +159,7 @@ impl Ready {
             Arc::clone(wiring.revoked),
             Arc::clone(&partitions),
             config.fleet.buckets,
+            member.ticks(),
             tell_one,
             Arc::clone(wiring.board),
         );

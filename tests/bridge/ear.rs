@@ -10,6 +10,7 @@ use greendot::bridge::driver::{Core, Inbox, run};
 use greendot::bridge::{Figures, Observer, Options, ServerStatus};
 use greendot::fleet::calls::Call;
 use greendot::fleet::partition::{Partition, Partitions};
+use greendot::fleet::ticks::Ticks;
 use greendot::fleet::traffic::{Command, Event, Failed, Reply, Server, Tag, To};
 use greendot::redis_url::Servers;
 use greendot::time::{Clock, Mono, Now};
@@ -90,6 +91,10 @@ impl Core for Wire {
 
     fn poll_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
+    }
+
+    fn ticks(&self) -> Ticks {
+        Ticks::from(Mono::default(), 1_000)
     }
 
     fn poll_timeout(&self) -> Mono {

@@ -8,6 +8,7 @@ use greendot::fleet::partition::Partitions;
 use greendot::fleet::traffic::{Event, Failed, Reply};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Builder;
+use tokio::time::Instant;
 
 use crate::ear::{Ear, Noted, Outcome, options, url, words};
 use crate::redis::{Answer, Server};
@@ -110,7 +111,7 @@ fn a_subscriber_that_is_overrun_begins_again() {
     let mut publisher = server.link();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let link = Link::start(options(&url(server.port)), partitions);
+        let link = Link::start(options(&url(server.port)), partitions, Instant::now());
         let subscribed = async |link: &Link| {
             let mut count = 0;
             while count < 64 {

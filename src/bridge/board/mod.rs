@@ -42,6 +42,8 @@ pub(super) struct Site(u32);
 pub(super) struct Board {
     pub(super) options: Options,
     pub(super) partitions: Arc<Partitions>,
+    /// One of the moments at which signs of life are read.
+    pub(super) beat_at: Instant,
     by_channel: HashMap<Box<[u8]>, Partition>,
     state: Mutex<State>,
     /// There are events.
@@ -113,12 +115,13 @@ pub(super) struct Wakes {
 }
 
 impl Board {
-    pub(super) fn new(options: Options, partitions: Arc<Partitions>) -> Board {
+    pub(super) fn new(options: Options, partitions: Arc<Partitions>, beat_at: Instant) -> Board {
         let channel = |partition| (partitions.hot_key(partition).into_bytes().into(), partition);
         let count = usize::from(partitions.count());
         Board {
             by_channel: partitions.all().map(channel).collect(),
             options,
+            beat_at,
             state: Mutex::new(State {
                 events: VecDeque::new(),
                 event_bytes: 0,

@@ -27,7 +27,7 @@ fn with_board(test: impl FnOnce(&Arc<Board>)) {
     let partitions = Arc::new(Partitions::new(64).unwrap());
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let board = Arc::new(Board::new(options, partitions));
+        let board = Arc::new(Board::new(options, partitions, Instant::now()));
         test(&board);
         board.close();
     });

@@ -29,7 +29,6 @@ mod servers;
 mod settings;
 mod slots;
 mod standing;
-mod ticks;
 
 pub use counts::Counts;
 pub use local::{Ending, How, Local, Mirrored, Own, State, Ticket};
@@ -45,11 +44,11 @@ use lanes::Lanes;
 use part::{Hearing, Part};
 use reap::{Dead, Reaping};
 use servers::Servers;
-use ticks::Ticks;
 
 use super::calls::Call;
 use super::message::{self, Base};
 use super::partition::Partitions;
+use super::ticks::Ticks;
 use super::traffic::{Command, Event, Server, Tag, To};
 use super::{Birth, Life};
 use crate::planted::{self, Planted};

@@ -20,7 +20,8 @@ pub struct Settings {
     pub void_after_ms: u64,
     /// Each partition is audited once in this time.
     pub audit_ms: u64,
-    /// Most commands that are under way to one server at a time; not 0.
+    /// Most commands that are under way to one server at a time; not 0. All that is done in one
+    /// second by a node that is idle fits.
     pub in_flight_max: u32,
     /// Most users of one call and of one read, 1 to [`CALL_USERS_MAX`]. A test has few, so that a
     /// partition of few users takes several.
@@ -44,7 +45,7 @@ impl Default for Settings {
             settle_ms: 6_000,
             void_after_ms: 2_000,
             audit_ms: 30_000,
-            in_flight_max: 32,
+            in_flight_max: 40,
             call_users_max: CALL_USERS_MAX,
             reap_users_per_s: 20_000,
             forget_after_ms: 0,

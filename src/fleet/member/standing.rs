@@ -5,6 +5,7 @@ use super::settings::{Disagreement, Settings};
 use super::{Counts, Local, Member, servers};
 use crate::fleet::Life;
 use crate::fleet::partition::Partition;
+use crate::fleet::ticks::Ticks;
 use crate::planted::{self, Planted};
 use crate::time::{Mono, Now, Unix};
 
@@ -106,6 +107,11 @@ impl<L: Local> Member<L> {
     /// How it is set.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// When it renews its leases and audits partitions.
+    pub fn ticks(&self) -> Ticks {
+        self.ticks
     }
 
     /// What has happened so far.

@@ -1,28 +1,35 @@
 //! When a node does what it does again and again.
 //!
-//! Renewals and audits fall on common moments, so that they leave in one write and Redis is woken
-//! once for all of them: to be woken costs it more than a whole batch of small calls.
+//! What is done once a second, renewals, audits, the read of revocations and the sign of life, falls
+//! on common moments. So it leaves together, and Redis is woken once for all of it: to be woken
+//! costs it more than a whole batch of small calls.
 
 use crate::time::Mono;
 
 /// The moments of one node: a fixed time apart, and at no other node's.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ticks {
+pub struct Ticks {
     first_us: u64,
     period_us: u64,
 }
 
 impl Ticks {
-    pub(super) fn new(period_ms: u64, random: &mut fastrand::Rng) -> Ticks {
-        let period_us = (period_ms * 1_000).max(1);
+    /// `period_ms` apart.
+    pub fn new(period_ms: u64, random: &mut fastrand::Rng) -> Ticks {
+        let first_us = random.u64(0..(period_ms * 1_000).max(1));
+        Ticks::from(Mono::from_micros(first_us), period_ms)
+    }
+
+    /// The same from `first` on.
+    pub fn from(first: Mono, period_ms: u64) -> Ticks {
         Ticks {
-            first_us: random.u64(0..period_us),
-            period_us,
+            first_us: first.micros(),
+            period_us: (period_ms * 1_000).max(1),
         }
     }
 
     /// The last one that is not after `at`; `at` itself if there is none yet.
-    pub(super) fn not_after(&self, at: Mono) -> Mono {
+    pub fn not_after(&self, at: Mono) -> Mono {
         match at.micros().checked_sub(self.first_us) {
             Some(since) => Mono::from_micros(at.micros() - since % self.period_us),
             None => at,
@@ -31,7 +38,7 @@ impl Ticks {
 
     /// The next one after `after` that is `at`'s own, where each of many takes its turn once in
     /// `every` ticks: as many have theirs at one tick as at any other.
-    pub(super) fn own_after(&self, after: Mono, at: usize, every: u64) -> Mono {
+    pub fn own_after(&self, after: Mono, at: usize, every: u64) -> Mono {
         let every = every.max(1);
         let next = match after.micros().checked_sub(self.first_us) {
             Some(since) => since / self.period_us + 1,
