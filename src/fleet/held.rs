@@ -26,8 +26,8 @@ pub fn ring_field(number: u64) -> [u8; 3] {
     [0, b'r', (number % RING_MESSAGES) as u8]
 }
 
-/// Messages that a partition keeps. Of a million users in 1,024 partitions they are up to 7 of 114 bytes
-/// a user; whoever has missed more reads its users.
+/// Messages that a partition keeps. Of a million users in 1,024 partitions they are 7 of 114 bytes
+/// a user, with the table of fields that they fill; whoever has missed more reads its users.
 pub const RING_MESSAGES: u64 = 32;
 
 /// Where a partition's numbers are.

@@ -781,10 +781,9 @@ mod tests {
             "never seen, by a node without its files; or erased there, so that no time of theirs \
              may be told any more"
         );
-        assert_eq!(
-            presence.state(bob, at(9_000)),
-            state(Status::Offline, 5_001, 0)
-        );
+        let erased = state(Status::Offline, 0, 0);
+        assert_eq!(presence.state(bob, at(9_000)), erased);
+        assert_eq!(presence.since(bob), Some(Unix::from_ms(5_001)));
         assert_eq!(
             answer(Status::Online, 7_000, 8_000),
             news(bob, Status::Online, false)
