@@ -276,6 +276,7 @@ fn doctor_judges_the_database() {
         ("fleet database", Some("ok")),
         ("fleet functions", Some("ok")),
         ("fleet eviction", Some("ok")),
+        ("fleet memory", Some("ok")),
         // It is alone.
         ("fleet replicas", Some("warn")),
         ("fleet clocks", Some("ok")),
@@ -297,7 +298,14 @@ fn doctor_judges_the_database() {
         detail.starts_with("--cluster-buckets is 17 here and 16"),
         "{detail}"
     );
+    fleet.redis(&["CONFIG", "SET", "hash-max-listpack-entries", "128"]);
     let ill = doctor(&fleet, &["--settle-ms=5s"]);
+    let (verdict_of, detail) = ill("fleet memory").expect("it is judged");
+    assert_eq!(verdict_of, "warn");
+    assert!(
+        detail.contains("hash-max-listpack-entries is 128"),
+        "{detail}"
+    );
     let (verdict_of, detail) = ill("fleet eviction").expect("it is judged");
     assert_eq!(verdict_of, "fail");
     assert!(

@@ -22,6 +22,11 @@ const FAILOVER_MS: u64 = 2_000;
 /// Clocks that are further apart show in what users are told, in ms.
 const CLOCKS_APART_MS_MAX: u64 = 1_000;
 
+/// Fewer entries than a plan gives a bucket, or values shorter than ids mostly are, make a hash a
+/// table: 93 bytes a user and not 33 (docs/PERFORMANCE.md).
+const LISTPACK_MIN: [u64; 2] = [256, 64];
+const LISTPACK: [&str; 2] = ["hash-max-listpack-entries", "hash-max-listpack-value"];
+
 /// A key that nothing is kept at.
 const KEY: &[u8] = b"gd:{doctor}";
 /// What nodes send beside calls of functions, so that it changes nothing: an access list may forbid
@@ -49,6 +54,8 @@ struct Facts {
     replicas: u64,
     /// None: it is no cluster, or does not tell.
     node_timeout_ms: Option<u64>,
+    /// Up to which entries and bytes a hash is one piece. None: it does not tell.
+    listpack: Option<[u64; 2]>,
     /// How far its clock is from this machine's.
     clock_apart_ms: u64,
     /// Why the library's functions can not be called.
@@ -135,12 +142,14 @@ fn coverage(survey: &Survey) -> Finding {
 fn facts(survey: &mut Survey, at: usize) -> Result<Facts, String> {
     // A call without arguments is refused by the library, if the function may be called at all.
     let fence = library::function("fence");
-    let words: [&[&[u8]]; 5] = [
+    let [entries, value] = LISTPACK.map(str::as_bytes);
+    let words: [&[&[u8]]; 6] = [
         &[b"INFO"],
         &[b"CONFIG", b"GET", b"cluster-node-timeout"],
         &[b"TIME"],
         &[b"FCALL", fence.as_bytes(), b"0"],
         &[b"ACL", b"WHOAMI"],
+        &[b"CONFIG", b"GET", entries, value],
     ];
     let words = words.iter().chain(&ALSO_SENT);
     let calls: Vec<Call> = words
@@ -170,6 +179,15 @@ fn read(address: String, replies: &[Reply], here_ms: u64, took_ms: u64) -> Facts
         Some(Reply::List(pair)) => pair.get(1).and_then(|value| text(value).parse().ok()),
         _ => None,
     };
+    let setting = |name: &str| match replies.get(5) {
+        Some(Reply::List(pairs)) => {
+            let mut pairs = pairs.chunks_exact(2);
+            let found = pairs.find(|pair| text(&pair[0]) == name);
+            found.and_then(|pair| text(&pair[1]).parse().ok())
+        }
+        _ => None,
+    };
+    let [entries, value] = LISTPACK.map(setting);
     let there_ms = match replies.get(2) {
         Some(Reply::List(time)) => ms_of(time),
         _ => None,
@@ -179,7 +197,7 @@ fn read(address: String, replies: &[Reply], here_ms: u64, took_ms: u64) -> Facts
     let user = || replies.get(4).map(text).unwrap_or_default();
     let refuses = match replies.get(3) {
         Some(Reply::Error(error)) if error.starts_with("GDARGS") => {
-            let forbidden = replies.iter().skip(5).find_map(|reply| match reply {
+            let forbidden = replies.iter().skip(6).find_map(|reply| match reply {
                 Reply::Error(error) if error.starts_with("NOPERM") => Some(error),
                 _ => None,
             });
@@ -195,6 +213,7 @@ fn read(address: String, replies: &[Reply], here_ms: u64, took_ms: u64) -> Facts
         policy: line("maxmemory_policy"),
         replicas: line("connected_slaves").parse().unwrap_or_default(),
         node_timeout_ms,
+        listpack: entries.zip(value).map(|(entries, value)| [entries, value]),
         clock_apart_ms: apart.unwrap_or_default().saturating_sub(took_ms),
         refuses,
     }
@@ -205,6 +224,7 @@ fn judge(facts: &[Facts], is_cluster: bool) -> Vec<Finding> {
     let mut findings = vec![
         functions(facts),
         eviction(facts),
+        memory(facts),
         replicas(facts),
         clocks(facts),
     ];
@@ -265,6 +285,31 @@ fn eviction(facts: &[Facts]) -> Finding {
         bad.address, bad.policy
     );
     Finding::new(verdict, subject, detail)
+}
+
+fn memory(facts: &[Facts]) -> Finding {
+    let subject = "fleet memory";
+    for facts in facts {
+        let limits = facts.listpack.into_iter().flatten();
+        let named = limits.zip(LISTPACK).zip(LISTPACK_MIN);
+        let low = named.into_iter().find(|((limit, _), least)| limit < least);
+        if let Some(((limit, name), least)) = low {
+            let detail = format!(
+                "{}: {name} is {limit}, so users who are offline may take three times as much \
+                 memory; set it to {least} at least",
+                facts.address
+            );
+            return Finding::new(Verdict::Warn, subject, detail);
+        }
+    }
+    let detail = match facts.iter().all(|facts| facts.listpack.is_some()) {
+        true => "users who are offline are kept in one piece a bucket",
+        false => {
+            "whether users who are offline are kept in one piece can not be read; see \
+             hash-max-listpack-entries of redis-cli config get"
+        }
+    };
+    Finding::new(Verdict::Ok, subject, detail)
 }
 
 fn replicas(facts: &[Facts]) -> Finding {
@@ -387,6 +432,7 @@ mod tests {
             policy: "noeviction".into(),
             replicas: 1,
             node_timeout_ms: Some(5_000),
+            listpack: Some([512, 64]),
             ..Facts::default()
         }
     }
@@ -412,6 +458,7 @@ mod tests {
             Reply::List(vec![bytes("1764000001"), bytes("500000")]),
             Reply::Error("GDARGS gd1_fence takes one key and a head of 18 bytes".into()),
             bytes("green"),
+            Reply::List([LISTPACK[1], "64", LISTPACK[0], "512"].map(bytes).into()),
         ];
         let read = |replies: &[Reply]| {
             super::read("10.0.0.1:6379".into(), replies, 1_764_000_000_000, 200)
@@ -428,8 +475,9 @@ mod tests {
         let mut refused = replies.clone();
         refused[1] = Reply::Error("NOPERM no permission to run config|get".into());
         refused[3] = Reply::Error("NOPERM no permission to run fcall".into());
+        refused[5] = refused[1].clone();
         let found = read(&refused);
-        assert_eq!(found.node_timeout_ms, None);
+        assert_eq!((found.node_timeout_ms, found.listpack), (None, None));
         let why = "NOPERM no permission to run fcall (user green)";
         assert_eq!(found.refuses.as_deref(), Some(why));
         let moved = Reply::Error("MOVED 7 10.0.0.2:6379".into());
@@ -478,6 +526,20 @@ mod tests {
             ),
             (
                 Facts {
+                    listpack: Some([128, 64]),
+                    ..facts()
+                },
+                ("fleet memory", Warn),
+            ),
+            (
+                Facts {
+                    listpack: Some([512, 32]),
+                    ..facts()
+                },
+                ("fleet memory", Warn),
+            ),
+            (
+                Facts {
                     node_timeout_ms: None,
                     ..facts()
                 },
@@ -493,6 +555,12 @@ mod tests {
         ] {
             assert_eq!(verdicts(&[facts(), bad]), [expected]);
         }
+        // What it does not tell is not held against it.
+        let silent = Facts {
+            listpack: None,
+            ..facts()
+        };
+        assert_eq!(verdicts(&[silent]), []);
         // Without a limit nothing is evicted, whatever the policy.
         assert_eq!(
             verdicts(&[Facts {
