@@ -1,8 +1,8 @@
 //! When a node does what it does again and again.
 //!
-//! What is done once a second, renewals, audits, the read of revocations and the sign of life, falls
-//! on common moments. So it leaves together, and Redis is woken once for all of it: to be woken
-//! costs it more than a whole batch of small calls.
+//! Renewals, audits, the read of revocations and the sign of life fall on common moments. So they
+//! leave together, and Redis is woken once for all of them: to be woken costs it more than a whole
+//! batch of small calls.
 
 use crate::time::Mono;
 
