@@ -226,6 +226,12 @@ fn what_can_not_be_read_is_said() {
             "{output:?}"
         );
     }
+    // A key of another type.
+    fleet.redis(&["SET", "gd:{layout}", "none"]);
+    let output = fleet.run("status", &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let why = "gd:{layout}: WRONGTYPE Operation against a key holding the wrong kind of value";
+    assert!(text(&output).contains(why), "{output:?}");
     fleet.redis.kill();
     let output = fleet.run("status", &[]);
     assert_eq!(output.status.code(), Some(1));

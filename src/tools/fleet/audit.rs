@@ -8,7 +8,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use super::database::{Database, bytes};
+use super::database::{Database, bytes, odd};
 use super::{counted, name_of};
 use crate::fleet::Life;
 use crate::fleet::calls::Call;
@@ -147,7 +147,7 @@ fn read(database: &mut Database, partition: Partition) -> Result<Option<Fields>,
         let words = [&b"HSCAN"[..], &hot, &cursor, b"COUNT", PAGE_FIELDS];
         let replies = database.survey.ask(server, &[Call::plain(words)])?;
         let Some(Reply::List(page)) = replies.first() else {
-            return Err(format!("it answers {replies:?}"));
+            return Err(odd(&replies));
         };
         let [next, Reply::List(pairs)] = &page[..] else {
             return Err("HSCAN is answered by what is no page".to_owned());
@@ -175,7 +175,7 @@ fn read(database: &mut Database, partition: Partition) -> Result<Option<Fields>,
         .chain(names.iter().copied());
     let replies = database.survey.ask(server, &[Call::plain(words)])?;
     let Some(Reply::List(now)) = replies.first() else {
-        return Err(format!("it answers {replies:?}"));
+        return Err(odd(&replies));
     };
     let is_same = names
         .iter()

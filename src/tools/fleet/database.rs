@@ -105,7 +105,7 @@ impl Database {
         ];
         let replies = self.survey.ask(server, &asked)?;
         let [Reply::List(time), Reply::List(fields)] = &replies[..] else {
-            return Err(format!("it answers {replies:?}"));
+            return Err(odd(&replies));
         };
         let now_ms = ms_of(time).ok_or("TIME is no time")?;
         let fields: Vec<&[u8]> = fields.iter().filter_map(bytes).collect();
@@ -210,6 +210,17 @@ impl Database {
     }
 }
 
+/// What is said of answers that no key of a fleet gives: Redis' own words, if it has any.
+pub(super) fn odd(replies: &[Reply]) -> String {
+    let refused = replies.iter().find_map(|reply| match reply {
+        Reply::Error(text) => Some(text.escape_debug().to_string()),
+        _ => None,
+    });
+    refused.unwrap_or_else(|| {
+        "it holds what no node has written; does another program write to this database?".to_owned()
+    })
+}
+
 /// What an element of `FUNCTION LIST` is called.
 fn library_name(listed: &Reply) -> Option<String> {
     let Reply::List(fields) = listed else {
@@ -225,7 +236,7 @@ fn library_name(listed: &Reply) -> Option<String> {
 
 fn read_held(mut held: Held, lives: &[Life], replies: &[Reply; 3]) -> Held {
     let [Reply::List(fields), Reply::Number(length), weight] = replies else {
-        held.fault = Some(format!("it answers {:?}", replies[0]));
+        held.fault = Some(odd(replies));
         return held;
     };
     let mut values = fields.iter().map(bytes);
@@ -289,7 +300,7 @@ pub(in crate::tools) fn layout(survey: &mut Survey) -> Result<Layout, String> {
     let words = [&b"HMGET"[..], LAYOUT.as_bytes()].into_iter();
     let replies = survey.ask(server, &[Call::plain(words.chain(fields))])?;
     let Some(Reply::List(values)) = replies.first() else {
-        return Err(format!("{LAYOUT}: it answers {replies:?}"));
+        return Err(format!("{LAYOUT}: {}", odd(&replies)));
     };
     let numbers: Option<Vec<u32>> = values
         .iter()
