@@ -49,14 +49,21 @@ impl Story {
 
     /// Redis has refused something: of which key, and in which words.
     pub(super) fn refused(&mut self, text: &str, now: Mono) {
-        let is_recent = |at: &Mono| now.ms_since(*at) < REFUSED_MS;
-        if self.refused_at.filter(is_recent).is_none() {
-            self.refused_at = Some(now);
+        if self.is_due(now) {
             tracing::warn!(
                 "Redis refuses what this node says or asks, and its users may be told as they \
                  were: {text}"
             );
         }
+    }
+
+    fn is_due(&mut self, now: Mono) -> bool {
+        let is_recent = |at: &Mono| now.ms_since(*at) < REFUSED_MS;
+        let is_due = self.refused_at.filter(is_recent).is_none();
+        if is_due {
+            self.refused_at = Some(now);
+        }
+        is_due
     }
 
     fn news(&mut self, stands: Standing, lives: u64) -> Vec<Line> {
@@ -101,6 +108,20 @@ mod tests {
             (Leaving, 1, &[]),
         ] {
             assert_eq!(story.news(stands, lives), expected, "{stands:?}");
+        }
+    }
+    #[test]
+    fn what_redis_refuses_is_said_once_in_ten_seconds() {
+        let mut story = Story::default();
+        for (ms, is_due) in [
+            (0, true),
+            (1, false),
+            (9_999, false),
+            (10_000, true),
+            (19_999, false),
+            (40_000, true),
+        ] {
+            assert_eq!(story.is_due(Mono::default().plus_ms(ms)), is_due, "{ms}");
         }
     }
 }
