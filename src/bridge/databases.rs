@@ -165,9 +165,14 @@ impl Databases {
             () if known.status.is_online() => {
                 (Status::Offline, Some(state.since), Some(state.since))
             }
-            () if known.is_known() => (Status::Offline, known.since, known.last_active),
+            () if known.is_known() => (Status::Offline, self.known_since(slot), known.last_active),
             () => (Status::Offline, state.gone_since, state.gone_since),
         }
+    }
+
+    /// As of when something was told of a user here, an erasure too.
+    fn known_since(&self, slot: Slot) -> Option<Unix> {
+        self.told.since(slot).filter(|since| since.ms() > 0)
     }
 
     /// Those of whom the news speaks, by slot or name.
@@ -238,7 +243,7 @@ impl Local for Databases {
         }
         let (status, mut since, last_active) = self.public(slot, state, now);
         let known = self.told.state(slot, now);
-        let known_since = self.told.since(slot).filter(|since| since.ms() > 0);
+        let known_since = self.known_since(slot);
         self.note(slot, state.flags, state.is_here);
         if how == How::Alone {
             if known.status == status {
@@ -600,6 +605,41 @@ mod tests {
         let known = databases.told.state(world.bob, at(5_000));
         assert_eq!((known.status, known.last_active), (Status::Offline, None));
         assert!(databases.told.is_erased(world.bob));
+    }
+
+    #[test]
+    fn who_was_erased_and_hides_from_the_first_is_known_to_hide_however_often_it_is_read() {
+        let mut world = World::new();
+        world.tell(true, 4_000, How::InStep);
+        let (databases, bob) = (&mut world.databases, world.bob);
+        databases.erased(bob, Unix::from_ms(5_000), at(5_000));
+        let hides = State {
+            is_here: true,
+            flags: UserFlags::new(Status::Busy, true),
+            since: Unix::from_ms(6_000),
+            last_active: None,
+            gone_since: None,
+        };
+        for how in [
+            How::InStep,
+            How::Read,
+            How::Read,
+            How::Unsettled,
+            How::InStep,
+        ] {
+            databases.told(bob, hides, how, at(7_000));
+            let expected = Hidden {
+                status: Status::Busy,
+                unattended: false,
+                invisible: true,
+                is_here: true,
+            };
+            assert_eq!(databases.told.hidden(bob), expected, "{how:?}");
+            let state = databases.told.state(bob, at(7_000));
+            let seen = (state.status, state.since, state.last_active);
+            assert_eq!(seen, (Status::Offline, None, None), "{how:?}");
+            assert_eq!(databases.told.since(bob), Some(Unix::from_ms(5_000)));
+        }
     }
 
     #[test]

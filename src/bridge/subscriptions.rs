@@ -131,17 +131,16 @@ impl Connection<'_> {
                 self.compare();
                 if self.read_began.is_none() {
                     self.begin_read(now);
-                } else if self
-                    .read_began
-                    .is_some_and(|began| now - began >= ANSWER_MAX)
-                {
-                    return Err(ErrorKind::TimedOut.into());
                 }
+            }
+            if self.given_up_at().is_some_and(|at| now >= at) {
+                return Err(ErrorKind::TimedOut.into());
             }
             let read = async {
                 board.has_room().await;
                 incoming.fill().await
             };
+            let due = self.given_up_at().map_or(next_beat, |at| at.min(next_beat));
             let (before, outgoing) = (self.outgoing.total, &mut self.outgoing);
             let has_more = !outgoing.is_done();
             tokio::select! {
@@ -155,10 +154,15 @@ impl Connection<'_> {
                     board.counted.bytes_out.fetch_add(self.outgoing.total - before, Relaxed);
                 }
                 () = wake.notified() => self.compare(),
-                () = sleep_until(next_beat) => {}
+                () = sleep_until(due) => {}
             }
         }
         Ok(())
+    }
+
+    /// When the read that is under way has taken too long.
+    fn given_up_at(&self) -> Option<Instant> {
+        self.read_began.map(|began| began + ANSWER_MAX)
     }
 
     /// Subscribes what is missing, and hears no more of what is too much.
@@ -329,5 +333,28 @@ impl Connection<'_> {
         }
         self.board.learn(replication.others);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beats_are_a_second_apart_whenever_one_is_asked_for() {
+        let ms = Duration::from_millis;
+        let first = Instant::now() + ms(10_000);
+        // Of a process that has just begun, the first is within a second.
+        assert_eq!(beat_after(first, first - ms(300)), first);
+        assert_eq!(beat_after(first, first - ms(5_000)), first - ms(4_000));
+        for (at_ms, next_ms) in [
+            (0, 1_000),
+            (1, 1_000),
+            (999, 1_000),
+            (1_000, 2_000),
+            (3_600_000_500, 3_600_001_000),
+        ] {
+            assert_eq!(beat_after(first, first + ms(at_ms)), first + ms(next_ms));
+        }
     }
 }

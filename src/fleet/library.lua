@@ -197,12 +197,15 @@ end
 
 -- Keeps for an hour who was logged out or erased: a node that misses the message reads it there.
 -- What is none of it, whoever has put it there, is dropped.
-local function note_ends(key, ends, now)
+local function note_ends(key, ends, now, since)
   local had, kept = redis.pcall('GET', key), {}
   if type(had) == 'string' then
-    for at = 1, #had - END_BYTES + 1, END_BYTES do
-      local what, since = struct.unpack('>BI6', had, at)
-      if (what == LOG_OUT or what == ERASE) and math.abs(now - since) <= HOUR_MS then
+    local whole = math.floor(#had / END_BYTES)
+    for number = math.max(0, whole - ENDS_MAX), whole - 1 do
+      local at = 1 + END_BYTES * number
+      local what, ended = struct.unpack('>BI6', had, at)
+      -- None is later than the message that tells the next.
+      if (what == LOG_OUT or what == ERASE) and now - ended <= HOUR_MS and ended <= since then
         kept[#kept + 1] = string.sub(had, at, at + END_BYTES - 1)
       end
     end
@@ -474,7 +477,7 @@ local function vouch(keys, args)
   end
 
   if #ends > 0 and keys[2] then
-    note_ends(keys[2], ends, now)
+    note_ends(keys[2], ends, now, since)
   end
   if #events > 0 then
     local message = birth .. struct.pack('>I6I6', seq, since) .. table.concat(events)

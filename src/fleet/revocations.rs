@@ -1,9 +1,9 @@
 //! Tokens that are void before their time, as the nodes of a fleet share them.
 //!
 //! They lie in one stream of Redis, [`REVOKED`]: an entry for each, which Redis dates. Every node
-//! adds its own and reads on from the last entry that it has seen once a second. Whatever is lost
-//! there, by a failover or by hand, each node says again that knows it. What an entry means is for
-//! whoever asks: here it is 24 bytes.
+//! adds its own and reads on from the last entry that it has seen at each of its ticks. Whatever
+//! is lost there, by a failover or by hand, each node says again that knows it. What an entry
+//! means is for whoever asks: here it is 24 bytes.
 //!
 //! Owns what is said and read, and when. Without a kernel: calls and replies are values.
 
@@ -23,8 +23,6 @@ pub const REVOKED: &str = "gd:{layout}:revoked";
 /// One revocation: whom or what it means, and before when, as one node tells another.
 pub type Record = [u8; 24];
 
-/// Time between two reads, in ms.
-const READ_MS: u64 = 1_000;
 /// Pause after a command that came to nothing, in ms.
 const AGAIN_MS: u64 = 500;
 /// Entries that are read at a time.
@@ -76,7 +74,7 @@ pub struct Read {
 }
 
 impl Revocations {
-    /// Nothing is read yet. Each entry is in force for `life_ms`. Reads fall on `ticks`.
+    /// Nothing is read yet. Each entry is in force for `life_ms`. It is read at each of `ticks`.
     pub fn new(life_ms: u64, ticks: Ticks) -> Revocations {
         Revocations {
             life_ms,
@@ -206,7 +204,7 @@ impl Revocations {
             }
         }
         self.next_at = match is_end && self.unsaid.is_empty() {
-            true => self.ticks.not_after(now.mono.plus_ms(READ_MS)),
+            true => self.ticks.own_after(now.mono, 0, 1),
             false => now.mono,
         };
         if is_end {
@@ -310,7 +308,7 @@ mod tests {
 
     /// At the first ms, and each second from then on.
     fn ticks() -> Ticks {
-        Ticks::from(at(1).mono, READ_MS)
+        Ticks::from(at(1).mono, 1_000)
     }
 
     fn stream(entries: &[(u64, Record)]) -> Reply {
@@ -349,7 +347,7 @@ mod tests {
         assert_eq!(words(revocations.poll_calls(at(0))), [""; 0]);
         assert!(!revocations.has_read());
         let found = [(100_000, A), (50_000, B)];
-        let read = revocations.answered(ONE, &replies(2, &found), at(1));
+        let read = revocations.answered(ONE, &replies(2, &found), at(400));
         let news = vec![(A, Unix::from_ms(110_000))];
         let is_whole = true;
         let expected = Read {

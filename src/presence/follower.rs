@@ -489,12 +489,15 @@ impl Presence {
     ) -> Option<Transition> {
         let cell = self.published.cell(slot);
         let stamp = self.stamps.cell(slot);
-        let was_active = stamp.load(Ordering::Relaxed).at().is_some();
+        let was = stamp.load(Ordering::Relaxed);
+        let was_active = was.at().is_some();
+        // Who hides, and what it says, a fleet tells beside.
+        let flags = match self.is_of_fleet() {
+            true => was.flags().and(StampFlags::EXPIRED),
+            false => StampFlags::EXPIRED,
+        };
         let never = Unix::from_ms(0);
-        stamp.store(
-            Stamp::new(never, never, StampFlags::EXPIRED),
-            Ordering::Release,
-        );
+        stamp.store(Stamp::new(never, never, flags), Ordering::Release);
         if before.status() == Status::Offline && !was_active {
             // It is known, and its source says so once more.
             cell.store(before.with(PublishedFlags::CONFIRMED), Ordering::Release);

@@ -118,7 +118,7 @@ pub struct State {
     /// What it is; unknown in a follower alone, which has not been told of the publisher: the other
     /// fields then mean nothing.
     pub status: Status,
-    /// Last transition; None: never had one.
+    /// Last transition; None: never had one, or erased.
     pub since: Option<Unix>,
     /// Last beat, or if that lies ahead of the clock a time that does not; None: never. Of somebody
     /// who is told as gone nothing later than `since`.

@@ -1,11 +1,11 @@
 //! Who was logged out or erased lately, for nodes that missed the message.
 
-use greendot::fleet::held::{Ended, end_tag};
+use greendot::fleet::held::{Ended, META_FIELD, Meta, end_tag};
 use greendot::fleet::partition::ends_key;
 use greendot::time::Unix;
 
 use crate::redis::Answer;
-use crate::world::{ANN, HOT, World, beat, user};
+use crate::world::{ANN, BIRTH, HOT, World, beat, user};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -85,7 +85,7 @@ fn what_is_old_or_of_somebody_else_goes_with_the_next() {
             [old.clone(), young.clone()].concat(),
             &[&b"younge"[..]][..],
         ),
-        // Of a clock that was ahead by years.
+        // No message of this partition was as late.
         (2, entry(b'!', now.plus_ms(HOUR_MS << 8), b"future"), &[]),
         (3, b"thirteen_here".to_vec(), &[]),
         (
@@ -105,9 +105,38 @@ fn what_is_old_or_of_somebody_else_goes_with_the_next() {
         let tags: Vec<&[u8]> = ends.iter().map(|ended| &ended.tag[..]).collect();
         assert_eq!(tags, expected, "{k}");
     }
+    // A long string of somebody else, which is not read to its beginning.
+    world.set_ends(&[vec![b'.'; 13 * 10_000], young.clone()].concat());
+    world.enrol(ANN, 8).log_out("bob").done();
+    assert_eq!(world.ends().len(), 2);
     // A key of another type.
     world.link.ask(["DEL", &ends_key(HOT)]);
     world.link.ask(["HSET", &ends_key(HOT), "some", "thing"]);
-    world.enrol(ANN, 8).log_out("bob").done();
+    world.enrol(ANN, 9).log_out("bob").done();
     assert_eq!(world.ends().len(), 1);
+}
+
+/// Another primary, whose clock is behind the last one's: time goes on from its last message.
+#[test]
+fn what_a_clock_that_was_ahead_has_dated_is_kept() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    let ahead = Meta {
+        birth: BIRTH,
+        number: 7,
+        since: world.now().plus_ms(2 * HOUR_MS),
+        left: Unix::from_ms(0),
+    };
+    let (hot, meta) = (HOT.as_bytes(), ahead.encode());
+    world.link.ask([&b"HSET"[..], hot, META_FIELD, &meta]);
+    for (k, name) in [(1, "bob"), (2, "eve")] {
+        world.enrol(ANN, k).log_out(name).done();
+    }
+    let ended = |ms, name| Ended {
+        since: ahead.since.plus_ms(ms),
+        tag: end_tag(user(name)),
+        is_erased: false,
+    };
+    assert_eq!(world.ends(), [ended(1, "bob"), ended(2, "eve")]);
 }

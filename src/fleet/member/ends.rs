@@ -18,6 +18,9 @@ use crate::slot::Slot;
 use crate::time::{Now, Unix};
 use crate::wire::User;
 
+/// Who was sent away is asked for again so long after it was refused, in ms.
+const AGAIN_MS: u64 = 1_000;
+
 /// What a node knows of who was sent away from one partition.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
@@ -70,13 +73,18 @@ impl<L: Local> Member<L> {
                 Ended::parse_all(bytes).map_err(|malformed| malformed.to_string())
             }
             Some(Reply::Bytes(_) | Reply::Nil) | None => return,
-            Some(Reply::Error(text)) => Err(text.to_string()),
-            Some(_) => Err("malformed: the answer to GET".to_owned()),
+            Some(Reply::Error(text)) if text.starts_with("WRONGTYPE") => Err(text.to_string()),
+            // It may be there and is not to be read now, so nobody is claimed before it is.
+            Some(reply) => {
+                let part = &mut self.parts[at];
+                part.ends.are_due = true;
+                part.look_at = now.mono.plus_ms(AGAIN_MS);
+                return self.answered_oddly(at, std::slice::from_ref(reply), now);
+            }
         };
         let all = match all {
             Ok(all) => all,
-            // Whoever has put it there: the next log-out of the partition mends it, and nothing
-            // else rests on it.
+            // Whoever has put it there: the next log-out of the partition mends it.
             Err(why) => {
                 self.counts.malformed += 1;
                 let key = ends_key(&self.hot_key(at));

@@ -20,8 +20,8 @@ pub struct Settings {
     pub void_after_ms: u64,
     /// Each partition is audited once in this time.
     pub audit_ms: u64,
-    /// Most commands that are under way to one server at a time; not 0. All that is done in one
-    /// second by a node that is idle fits.
+    /// Most commands that are under way to one server at a time; not 0. All that an idle
+    /// node does in one second with 1,024 partitions at one server fits.
     pub in_flight_max: u32,
     /// Most users of one call and of one read, 1 to [`CALL_USERS_MAX`]. A test has few, so that a
     /// partition of few users takes several.
