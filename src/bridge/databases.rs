@@ -224,9 +224,13 @@ impl Local for Databases {
         }
     }
 
+    fn is_sure(&self, slot: Slot) -> bool {
+        self.told.is_sure(slot)
+    }
+
     fn mirrored(&self, slot: Slot) -> Option<Mirrored> {
         let (since, hidden) = (self.told.since(slot), self.told.hidden(slot));
-        // Of who has hidden from the first nobody was told anything, and yet it is known.
+        // Of who has said here that it hides nothing was told, and yet that is known.
         let is_known = since.is_some() || hidden.invisible;
         let is_here = hidden.is_here;
         is_known.then_some(Mirrored { is_here, since })

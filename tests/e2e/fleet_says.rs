@@ -165,6 +165,71 @@ fn whoever_hides_and_beats_on_shows_nowhere() {
     }
 }
 
+/// Nobody can tell who hides before they are ever seen, or after an erasure, from who never was.
+#[test]
+fn who_hides_before_they_come_is_as_if_never_seen() {
+    let Some(fleet) = fleet() else { return };
+    let nodes: [Server; 3] = fleet.homes();
+    let mut streams = Vec::new();
+    for round in 0..18 {
+        let (says_so, comes) = (&nodes[round % 3], &nodes[round / 3 % 3]);
+        let user = format!("user-{round}");
+        if round >= 9 {
+            let beat = comes.post("/v1/beat", &json!({"users": [user]}));
+            assert_eq!(beat.status, 204);
+            nodes.iter().for_each(|node| drop(told(node, &user, true)));
+            assert_eq!(erase(says_so, &user).status, 204);
+        }
+        let own = says(says_so, &json!({"user": user, "invisible": true}));
+        assert_eq!(own["invisible"], true, "{own}");
+        assert!(own.get("stale").is_none(), "{own}");
+        for node in &nodes {
+            assert_eq!(state(node, &user), never_seen(&user), "{round}");
+            let mut watcher = node.stream(&format!("watch={user}"));
+            watcher.expect("hello");
+            let snapshot = watcher.expect("snapshot").data;
+            assert_eq!(snapshot["presence"][0], never_seen(&user), "{round}");
+        }
+        let query = format!("user={user}");
+        streams.push((user, says_so, comes.stream(&query)));
+    }
+    // Long enough for beats of those streams, and whatever they claim.
+    pause(2_500);
+    for (user, says_so, _) in &streams {
+        for node in &nodes {
+            assert_eq!(state(node, user), never_seen(user));
+        }
+        let own = says(says_so, &json!({"user": user, "idle_ms": 0}));
+        let expected = (&json!("online"), &json!(true));
+        assert_eq!((&own["status"], &own["invisible"]), expected, "{own}");
+    }
+}
+
+fn never_seen(user: &str) -> Value {
+    json!({
+        "user": user, "status": "offline", "online": false, "since": null, "last_active": null
+    })
+}
+
+/// What a stream says as it opens may be on its way when its user is erased.
+#[test]
+fn who_is_erased_as_their_stream_opens_is_known_to_be_gone() {
+    let Some(fleet) = fleet() else { return };
+    let nodes: [Server; 3] = fleet.homes();
+    for round in 0..24 {
+        let (opens, ends) = (&nodes[round % 3], &nodes[(round + 1) % 3]);
+        let user = format!("user-{round}");
+        let mut stream = opens.stream(&format!("user={user}&status=busy"));
+        stream.expect("hello");
+        assert_eq!(erase(ends, &user).status, 204);
+        for node in &nodes {
+            until("it is known to be gone", || {
+                (state(node, &user) == never_seen(&user)).then_some(())
+            });
+        }
+    }
+}
+
 /// A node that has not heard of a user asks the fleet, as it does for whoever else asks.
 #[test]
 fn the_holder_is_told_what_is_true_by_nodes_that_have_not_heard_of_them() {

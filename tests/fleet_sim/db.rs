@@ -180,12 +180,19 @@ impl Local for Db {
         let public_since = &mut self.public_since[slot.index() as usize];
         match (state.flags.invisible, was) {
             (false, _) | (true, Some(true)) => *public_since = Some(state.since),
-            (true, _) => *public_since = public_since.or(state.gone_since),
+            // Of who has never been seen it is known that nobody was told anything.
+            (true, _) => {
+                *public_since = public_since.or(state.gone_since.or(Some(Unix::default())))
+            }
         }
         if was.unwrap_or(false) != is_seen(state) {
             let user = self.names[slot.index() as usize].clone();
             self.told.push((user, is_seen(state), how));
         }
+    }
+
+    fn is_sure(&self, slot: Slot) -> bool {
+        self.mirror[slot.index() as usize].is_some()
     }
 
     fn mirrored(&self, slot: Slot) -> Option<Mirrored> {

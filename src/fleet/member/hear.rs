@@ -239,7 +239,8 @@ impl<L: Local> Member<L> {
             // Who is here by what this node hears itself is claimed again, and nobody is told.
             return self.comes_with(slot, flags);
         }
-        if flags.invisible && self.local.mirrored(slot).is_none() {
+        let mirrored = self.local.mirrored(slot);
+        if flags.invisible && mirrored.is_none_or(|mirrored| mirrored.since.is_none()) {
             // When it went, for everybody else, the record does not say.
             return self.want(index);
         }

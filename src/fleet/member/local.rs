@@ -43,7 +43,8 @@ pub struct State {
 pub struct Mirrored {
     /// It is here, whether others are told or not.
     pub is_here: bool,
-    /// Since when, as everybody is told. None: nobody has ever been told of it, for it hides.
+    /// Since when, as everybody is told; 0: never, by what was read. None: it was neither told nor
+    /// read, and is known by what it said here.
     pub since: Option<Unix>,
 }
 
@@ -95,6 +96,9 @@ pub trait Local {
 
     /// What this node may claim of it.
     fn own(&self, slot: Slot, now: Now) -> Own;
+
+    /// Whether what is told of it here is what the fleet says.
+    fn is_sure(&self, slot: Slot) -> bool;
 
     /// What the mirror has of it. None: it was never told.
     fn mirrored(&self, slot: Slot) -> Option<Mirrored>;

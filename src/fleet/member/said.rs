@@ -74,10 +74,8 @@ impl<L: Local> Member<L> {
             let slot = found.index();
             let is_new = slot >= self.claims.len();
             self.reach(slot);
-            // Who was heard here and has gone before the fleet was told has a slot that nobody has
-            // read yet.
-            let is_unread = self.local.mirrored(found).is_none();
-            if anew || is_new || is_unread {
+            // Of who was heard here, or has said something here, the fleet may have told nothing.
+            if anew || is_new || !self.local.is_sure(found) {
                 self.want(slot);
             }
         } else {
