@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::beats::Way;
-use super::homes::{HomeList, OwnWrite, Place, Said};
+use super::homes::{Goodbye, HomeList, OwnWrite, Place, Said};
 use super::parts::Engine;
 use crate::metrics::Counter;
 use crate::presence::LeaveOutcome;
@@ -24,6 +24,8 @@ use crate::wire::{User, UserBuf};
 const WORDS_MAX: usize = 1_024;
 /// Goodbyes that are looked at once more in a turn.
 const GOODBYES_MAX: usize = 256;
+/// Clocks of nodes and of Redis that differ by more are told of, in ms.
+const CLOCKS_APART_MS: u64 = 1_000;
 /// Who moves to another home is silent here for so many times `offline_after_ms`, which is no mass
 /// silence.
 const MOVING_SILENCES: u64 = 2;
@@ -40,9 +42,17 @@ impl Engine {
             self.heard.excuse_silence(now.mono.plus_ms(silent_ms));
         }
         for _ in 0..GOODBYES_MAX {
-            let Some((user, sent_at)) = self.passing.poll_parted(now.mono) else {
+            let Some(goodbye) = self.passing.poll_parted(now.mono) else {
                 break;
             };
+            let Goodbye {
+                user,
+                sent_at,
+                here_since,
+            } = goodbye;
+            if here_since.is_some() && here_since == self.here_since(user.user()) {
+                continue;
+            }
             let slot = self.presence.lookup(user.user());
             if let Some(slot) = slot.filter(|slot| self.heard.is_online(*slot)) {
                 self.part_again(slot, sent_at, now);
@@ -166,8 +176,7 @@ impl Engine {
             return;
         }
         let (Place::There(home) | Place::Both(home)) = list.place(user) else {
-            let goodbye = (UserBuf::from(user), sent_at.min(now.unix));
-            return self.passing.look_again(goodbye, now.mono);
+            return self.look_again(user, sent_at.min(now.unix), now);
         };
         self.counters.add(Counter::FleetGoodbyesPassedOn, 1);
         let said = Said {
@@ -198,11 +207,29 @@ impl Engine {
                     self.count_leave(LeaveOutcome::Left, source);
                 }
                 Some(LeaveOutcome::Ignored) | None => {
-                    let goodbye = (UserBuf::from(user), goodbyes.sent_at);
-                    self.passing.look_again(goodbye, now.mono);
+                    self.look_again(user, goodbyes.sent_at, now);
                 }
             }
         }
+    }
+
+    fn look_again(&mut self, user: User<'_>, sent_at: Unix, now: Now) {
+        let goodbye = Goodbye {
+            user: user.into(),
+            sent_at,
+            here_since: self.here_since(user).filter(|since| {
+                // Else the claim may have come behind the goodbye.
+                sent_at.ms_since(*since) > CLOCKS_APART_MS
+            }),
+        };
+        self.passing.look_again(goodbye, now.mono);
+    }
+
+    /// Since when a user is told as here. None: it is not.
+    fn here_since(&self, user: User<'_>) -> Option<Unix> {
+        let slot = self.presence.lookup(user);
+        let slot = slot.filter(|slot| self.presence.is_online(*slot))?;
+        self.presence.since(slot)
     }
 
     /// A goodbye of which the fleet was told counts here, if no later beat and no stream says

@@ -260,6 +260,43 @@ fn the_holder_is_told_what_is_true_by_nodes_that_have_not_heard_of_them() {
     assert_eq!((&own["status"], &own["since"], &own["invisible"]), never);
 }
 
+/// A goodbye of another device counts neither at once nor when the stream has ended that it met:
+/// who comes back from a short break has never gone.
+#[test]
+fn a_goodbye_that_met_a_stream_elsewhere_is_over() {
+    let Some(fleet) = fleet() else { return };
+    // Silence ends nobody's stay while this test looks.
+    let nodes = [(); 3].map(|()| fleet.node_with(&["--offline-after-ms=300s"]));
+    nodes.iter().for_each(|node| expect_homes(node, 3));
+    let mut streams = Vec::new();
+    for round in 0..24 {
+        let user = format!("user-{round}");
+        let stream = nodes[round % 3].stream(&format!("user={user}"));
+        nodes.iter().for_each(|node| drop(told(node, &user, true)));
+        streams.push((user, stream));
+    }
+    let came: Vec<Record> = streams
+        .iter()
+        .map(|(user, _)| nodes[0].record(user))
+        .collect();
+    // Longer than clocks are apart.
+    pause(1_100);
+    for (round, (user, stream)) in streams.drain(..).enumerate() {
+        let leaves = &nodes[(round + 1 + round / 3 % 2) % 3];
+        let body = json!({"users": [user]});
+        assert_eq!(leaves.post("/v1/leave", &body).status, 204);
+        pause(100);
+        drop(stream);
+    }
+    pause(1_500);
+    for came in came {
+        for node in &nodes {
+            let now = node.record(&came.user);
+            assert_eq!((now.online, now.since()), (true, came.since()), "{now:?}");
+        }
+    }
+}
+
 /// Of two devices, or one that moves: what was said last counts.
 #[test]
 fn a_goodbye_at_another_node_right_after_a_first_beat_counts() {

@@ -334,6 +334,36 @@ fn a_goodbye_that_overtakes_the_beat_before_it_counts_when_that_has_come() {
     assert_eq!(said(&mut world).goodbyes, []);
 }
 
+/// Another node has a stream of the user's, which ends soon after.
+#[test]
+fn a_goodbye_that_the_fleet_judged_knowing_the_user_is_not_looked_at_again() {
+    for (here_ms, is_judged) in [(1_000, true), (2_500, false)] {
+        let mut world = world(1);
+        let [user] = at_home(0);
+        world.at(1_000).beat(0, &[&user]);
+        let slot = world.presence().lookup(named(&user)).expect("a slot");
+        world.at(here_ms);
+        let told = Told {
+            status: Status::Online,
+            since: Some(world.now().unix),
+            user: named(&user).into(),
+            last_active: None,
+            stale: false,
+            heard: None,
+        };
+        let now = world.now();
+        world.presence().adopt(slot, &told, Source::InStep, now);
+        world.at(3_000);
+        let leave = passed_on(&world, Flags::LEAVE, &[&user]);
+        world.datagram(0, &leave).at(4_000);
+        let expected: &[(String, u64)] = match is_judged {
+            true => &[],
+            false => &[(user.clone(), 3_000)],
+        };
+        assert_eq!(said(&mut world).goodbyes, expected, "{here_ms}");
+    }
+}
+
 #[test]
 fn a_node_that_can_not_tell_the_fleet_hands_its_users_over() {
     let mut world = world(1);

@@ -19,6 +19,7 @@ use crate::time::Mono;
 use crate::wire::User;
 
 pub use list::{Home, HomeList, PartitionSet, Place};
+pub(super) use parted::Goodbye;
 pub(super) use passing::{Passing, Said};
 pub(super) use writes::OwnWrite;
 use writes::OwnWrites;

@@ -16,7 +16,14 @@ const LATER_MS: u64 = 500;
 const PARTED_MAX: usize = 16_384;
 
 /// Who said goodbye, and when.
-pub(in crate::engine) type Goodbye = (UserBuf, Unix);
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::engine) struct Goodbye {
+    pub(in crate::engine) user: UserBuf,
+    pub(in crate::engine) sent_at: Unix,
+    /// Since when the user was told as here when the goodbye came, if that was long before it was
+    /// sent. The fleet judged it knowing that: if it is told so still, it was another device's.
+    pub(in crate::engine) here_since: Option<Unix>,
+}
 
 /// Those that wait, in the order in which they came.
 #[derive(Debug, Default)]
@@ -52,7 +59,11 @@ mod tests {
     fn each_is_looked_at_once_and_those_beyond_the_limit_before_their_time() {
         let goodbye = |number: u64| {
             let user = UserBuf::from_text(format!("user-{number}")).unwrap();
-            (user, Unix::from_ms(number))
+            Goodbye {
+                user,
+                sent_at: Unix::from_ms(number),
+                here_since: None,
+            }
         };
         let at = |ms| Mono::default().plus_ms(ms);
         let mut parted = Parted::default();
