@@ -110,6 +110,7 @@ mod tests {
             assert_eq!(story.news(stands, lives), expected, "{stands:?}");
         }
     }
+
     #[test]
     fn what_redis_refuses_is_said_once_in_ten_seconds() {
         let mut story = Story::default();

@@ -547,7 +547,7 @@ impl Presence {
 }
 
 /// Whether a follower's cells say that their publisher was erased. The time of it is kept, against
-/// what is late; but nothing is told of anybody who was.
+/// what is late; in a fleet it is told to nobody.
 pub(super) fn is_erased(published: Published, stamp: Stamp) -> bool {
     !published.is_online() && published.since_ms() > 0 && stamp.at().is_none()
 }
@@ -686,9 +686,8 @@ mod tests {
                 _ => told(Status::Offline, 5_001, 0),
             };
             assert_eq!(adopt(&erased, erased_by), news(bob, Status::Offline, false));
-            let gone = state(Status::Offline, 0, 0);
+            let gone = state(Status::Offline, 5_001, 0);
             assert_eq!(presence.state(bob, at(9_000)), gone);
-            assert_eq!(presence.since(bob), Some(Unix::from_ms(5_001)));
             assert!(presence.changed_since(bob, at(8_999).unix, at(9_000)));
             assert_eq!(adopt(&erased, Source::InStep), None, "once more");
             assert_eq!(adopt(&nobody, Source::Answered(at(9_000).unix)), None);
@@ -784,9 +783,10 @@ mod tests {
             "never seen, by a node without its files; or erased there, so that no time of theirs \
              may be told any more"
         );
-        let erased = state(Status::Offline, 0, 0);
-        assert_eq!(presence.state(bob, at(9_000)), erased);
-        assert_eq!(presence.since(bob), Some(Unix::from_ms(5_001)));
+        assert_eq!(
+            presence.state(bob, at(9_000)),
+            state(Status::Offline, 5_001, 0)
+        );
         assert_eq!(
             answer(Status::Online, 7_000, 8_000),
             news(bob, Status::Online, false)

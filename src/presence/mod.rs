@@ -118,7 +118,7 @@ pub struct State {
     /// What it is; unknown in a follower alone, which has not been told of the publisher: the other
     /// fields then mean nothing.
     pub status: Status,
-    /// Last transition; None: never had one, or erased.
+    /// Last transition; None: never had one, or is erased in a fleet.
     pub since: Option<Unix>,
     /// Last beat, or if that lies ahead of the clock a time that does not; None: never. Of somebody
     /// who is told as gone nothing later than `since`.
@@ -300,7 +300,7 @@ impl Presence {
     }
 
     /// The published state; its `last_active` is never ahead of `now`, unless `since` is as much.
-    /// Whoever was erased has no times, as somebody who was never seen.
+    /// In a fleet whoever was erased has no times, as somebody who was never seen.
     pub fn state(&self, slot: Slot, now: Now) -> State {
         let published = self.published.cell(slot).load(Ordering::Acquire);
         let mut stamp = self.stamps.cell(slot).load(Ordering::Acquire);
@@ -308,6 +308,7 @@ impl Presence {
             // What is told was decided elsewhere.
             stamp = stamp.without(StampFlags::INVISIBLE);
         }
+        let is_told_by_fleet = self.is_follower() && self.is_of_fleet();
         State {
             // A follower's cell that was told of anything has a time or a flag.
             status: if published == Published::NEVER && self.is_follower() {
@@ -317,7 +318,7 @@ impl Presence {
             },
             since: published
                 .since()
-                .filter(|_| !self.is_follower() || !follower::is_erased(published, stamp)),
+                .filter(|_| !is_told_by_fleet || !follower::is_erased(published, stamp)),
             // Whatever still stamps the slot of somebody who was forgotten says nothing of them.
             last_active: stamp
                 .last_active(published)

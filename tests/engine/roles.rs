@@ -243,8 +243,7 @@ fn who_is_told_to_be_erased_is_asked_about_by_a_node_that_knew_nothing_of_them()
     let header = format!("Authorization: Bearer {token}\r\n{header}");
     let erased = record("bob", "offline", 10, None);
     world.send(node, put_as(&header, "/v1/presence/bob", &erased));
-    // What a watcher is told has no time of it.
-    world.expect(alice, told_of_many(&unseen("bob")));
+    world.expect(alice, told_of_many(&erased));
     assert_eq!(asked(&mut world), [(node_of("bob"), vec!["bob".into()])]);
     let back = record("bob", "online", 15, 15);
     answer(&mut world, std::slice::from_ref(&back));
