@@ -361,11 +361,8 @@ fn who_says_nothing_is_left_and_so_is_half_a_first_message() {
     // A first message that says it has 512 bytes.
     half.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
     server.expect_metric("greendot_tls_handshakes_pending", |n| n == 2.0);
-    assert_eq!(
-        server.metrics().sum("greendot_conns"),
-        1.0,
-        "the one that asks"
-    );
+    // The one that asks; who asked before may be there still.
+    server.expect_metric("greendot_conns", |n| n == 1.0);
     for conn in [&mut silent, &mut half] {
         assert_eq!(conn.read_to_end(), b"");
     }
